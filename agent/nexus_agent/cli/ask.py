@@ -1,0 +1,92 @@
+"""Commands that ask a running agent over its socket."""
+
+import http.client
+import json
+import socket
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from nexus_agent import errors, settings
+from nexus_agent.errors import AgentUnreachable, NexusError
+
+_SECONDS = 10.0
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path) -> None:
+        super().__init__("nexus-agent", timeout=_SECONDS)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        self.sock.connect(str(self._path))
+
+
+def status(config: Path | None, as_json: bool) -> None:
+    """Print the agent's own account of itself."""
+    raw = _request(config, "/v1/status", "application/json")
+    if as_json:
+        sys.stdout.write(raw.decode() + "\n")
+        return
+    document = json.loads(raw)
+    print(f"nexus-agent {document['version']}")
+    for service in document["services"]:
+        for label, text in _rows(service):
+            print(f"  {label:<12} {text}" if label != "service" else f"\n{text}")
+
+
+def get(config: Path | None, service: str, key: str) -> None:
+    """Write one secret's bytes to standard output, and nothing else."""
+    path = f"/v1/{quote(service, safe='')}/secrets/{quote(key, safe='')}"
+    sys.stdout.buffer.write(_request(config, path, "application/octet-stream"))
+    sys.stdout.buffer.flush()
+
+
+def _rows(service: dict[str, Any]) -> list[tuple[str, str]]:
+    rows = [
+        ("service", f"{service['name']} ({service['environment'] or 'no environment'}) at {service['endpoint']}"),
+        ("state", f"{service['state']}{', stale' if service['stale'] else ''}, stream {service['stream']}"),
+        ("values", f"{service['secrets']} secrets, {service['configs']} configs, {service['flags']} flags"),
+        ("key", f"{service['key_type']}, {service['kind'] or 'unknown'} service"),
+        ("generation", f"{service['generation'] or 'none yet'}, confirmed {_moment(service['validated_at'])}"),
+        ("next try", _moment(service["next_attempt"])),
+    ]
+    problems = [service["problem"], service["files"]["problem"]]
+    return rows + [("problem", problem) for problem in problems if problem]
+
+
+def _moment(seconds: float | None) -> str:
+    return "never" if seconds is None else datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _request(config: Path | None, path: str, accept: str) -> bytes:
+    where = settings.socket_path(config)
+    connection = _UnixConnection(where)
+    try:
+        connection.request("GET", path, headers={"Accept": accept})
+        response = connection.getresponse()
+        body = response.read()
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise AgentUnreachable(
+            f"no agent answers on {where}: {reason}",
+            "start it with 'nexus-agent run', or name its settings with --config",
+        ) from None
+    finally:
+        connection.close()
+    if response.status == 200:
+        return body
+    raise _problem(body)
+
+
+def _problem(body: bytes) -> NexusError:
+    """The agent's problem as the error that it was there, so that its exit status is the same here."""
+    try:
+        document = json.loads(body)
+        return errors.revive(document["code"], document["detail"], document.get("hint", ""))
+    except (ValueError, KeyError, TypeError):
+        return AgentUnreachable("what answers on the socket is no nexus-agent", "name its settings with --config")

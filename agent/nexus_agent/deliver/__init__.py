@@ -1,0 +1,1 @@
+"""Those who hand values over: the socket, and files on tmpfs."""

@@ -1,0 +1,160 @@
+"""The thin HTTP face of the socket API: a connection to a `Request`, an `Answer` to a response."""
+
+import asyncio
+import socket
+from collections.abc import Awaitable, Callable, Mapping
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+from structlog.typing import FilteringBoundLogger
+
+from nexus_agent import peer
+from nexus_agent.deliver import api, documents
+from nexus_agent.deliver.api import Follow, Pending, Refresh, Request, Response, View
+from nexus_agent.errors import BadRequest, NexusError, NotFresh, NotReady
+from nexus_agent.model import Snapshot, changes
+from nexus_agent.policy import Policy
+from nexus_agent.store import Store
+
+REQUEST_MAX_BYTES = 64 * 1024
+REFRESH_SECONDS = 60.0
+FILES_SECONDS = 5.0
+KEEP_ALIVE_SECONDS = 60.0
+FOLLOW_PING_SECONDS = 30.0
+DRAIN_SECONDS = 5.0
+
+
+class Face:
+    """Serves the API on a listening Unix socket. `refresh` asks Nexus about one service and returns when it is done."""
+
+    def __init__(
+        self,
+        stores: Mapping[str, Store],
+        policy: Policy,
+        refresh: Mapping[str, Callable[[], Awaitable[None]]],
+        wall: Callable[[], float],
+        log: FilteringBoundLogger,
+        version: str = "",
+    ) -> None:
+        self._stores = stores
+        self._policy = policy
+        self._refresh = refresh
+        self._wall = wall
+        self._log = log
+        self._version = version
+        self._followers: set[asyncio.Task[object]] = set()
+
+    async def run(self, listener: socket.socket) -> None:
+        """Serve until cancelled; then let running requests finish, for a few seconds at most."""
+        server = web.Server(self._handle, access_log=None, keepalive_timeout=KEEP_ALIVE_SECONDS)
+        runner = web.ServerRunner(server, shutdown_timeout=DRAIN_SECONDS)
+        await runner.setup()
+        await web.SockSite(runner, listener).start()
+        try:
+            await asyncio.get_running_loop().create_future()
+        finally:
+            for follower in self._followers:
+                follower.cancel()
+            await runner.cleanup()
+
+    def _view(self) -> View:
+        states = {name: store.current() for name, store in self._stores.items()}
+        return View(states, self._policy, self._wall(), self._version)
+
+    async def _handle(self, raw: web.BaseRequest) -> web.StreamResponse:
+        try:
+            return await self._respond(raw)
+        except NexusError as error:
+            return _http(api.problem(error))
+        except (asyncio.CancelledError, ConnectionError):
+            raise
+        except Exception as error:  # the last line: a fault of ours must neither end the agent nor print a value
+            self._log.error("internal", kind=type(error).__name__)
+            return _http(api.problem(NexusError("the agent failed on this request", "its log has the kind of fault")))
+
+    async def _respond(self, raw: web.BaseRequest) -> web.StreamResponse:
+        if raw.content_length is not None and raw.content_length > REQUEST_MAX_BYTES:
+            raise BadRequest(f"a request of over {REQUEST_MAX_BYTES} bytes")
+        if raw.transport is None:
+            raise ConnectionResetError
+        caller = peer.caller(raw.transport.get_extra_info("socket"))
+        request = _request(raw)
+        answer = api.answer(request, caller, self._view())
+        if isinstance(answer, Pending):
+            answer = await self._with_files(answer, request, caller)
+        if isinstance(answer, Refresh):
+            return _http(await self._refreshed(answer.service))
+        if isinstance(answer, Follow):
+            return await self._follow(raw, self._stores[answer.service])
+        if isinstance(answer, Pending):
+            raise NotReady("the file secrets are not in place yet", "ask again in a moment")
+        return _http(answer)
+
+    async def _with_files(self, pending: Pending, request: Request, caller: peer.Caller) -> api.Answer:
+        """Ask again at each change, until the files of the generation are there."""
+        store = self._stores[pending.service]
+        answer: api.Answer = pending
+        try:
+            async with asyncio.timeout(FILES_SECONDS):
+                while isinstance(answer, Pending):
+                    state = store.current()
+                    answer = api.answer(request, caller, self._view())
+                    if isinstance(answer, Pending):
+                        await store.changed(state)
+        except TimeoutError:
+            return pending
+        return answer
+
+    async def _refreshed(self, service: str) -> Response:
+        try:
+            async with asyncio.timeout(REFRESH_SECONDS):
+                await self._refresh[service]()
+        except TimeoutError:
+            hint = "'nexus-agent status' has the next try"
+            raise NotFresh("Nexus was not asked in time: the request budget is spent", hint) from None
+        return api.refreshed(self._stores[service].current(), self._wall())
+
+    async def _follow(self, raw: web.BaseRequest, store: Store) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store"})
+        task = asyncio.current_task()
+        if task is not None:
+            self._followers.add(task)
+        try:
+            await response.prepare(raw)
+            await self._send_generations(response, store)
+        finally:
+            if task is not None:
+                self._followers.discard(task)
+        return response
+
+    async def _send_generations(self, response: web.StreamResponse, store: Store) -> None:
+        told, generation = Snapshot(), 0
+        state = store.current()
+        while True:
+            if state.snapshot is not None and state.generation != generation:
+                event = documents.generation_event(state.generation, changes(told, state.snapshot))
+                told, generation = state.snapshot, state.generation
+                await response.write(event)
+            try:
+                async with asyncio.timeout(FOLLOW_PING_SECONDS):
+                    state = await store.changed(state)
+            except TimeoutError:
+                await response.write(b": ping\n\n")  # the only way to learn that a reader is gone
+
+
+def _request(raw: web.BaseRequest) -> Request:
+    path, _, query = raw.raw_path.partition("?")
+    try:
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
+    except ValueError:
+        raise BadRequest("the query cannot be read", "write NAME=VALUE pairs joined by &, percent-encoded") from None
+    headers = raw.headers
+    return Request(raw.method, path, tuple(pairs), headers.get("Accept", ""), headers.get("If-None-Match", ""))
+
+
+def _http(answer: Response) -> web.Response:
+    return web.Response(
+        status=answer.status,
+        body=answer.body,
+        headers={**answer.headers, "Content-Type": answer.content_type},
+    )
