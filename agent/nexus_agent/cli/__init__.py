@@ -16,7 +16,7 @@ _PROGRAM = "nexus-agent"
 
 config_option = click.option(
     "--config",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="Settings file. [default: $NEXUS_AGENT_CONFIG or /etc/nexus-agent/agent.toml]",
 )
 service_option = click.option("--service", default="-", help="Which service; needed when there are several.")
@@ -92,7 +92,7 @@ def get(config: Path | None, service: str, key: str) -> None:
 @click.option(
     "--from",
     "source",
-    type=click.Path(path_type=Path),
+    type=click.Path(path_type=Path, readable=False),
     help="Take the values of this .env or .json file instead of the ones made up here.",
 )
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)

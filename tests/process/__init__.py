@@ -1,0 +1,1 @@
+"""Our commands as processes."""

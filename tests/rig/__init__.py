@@ -1,0 +1,1 @@
+"""What the tests are built with: processes, a recorded Nexus, a clock, and the search for the canary."""
