@@ -1,15 +1,15 @@
-"""When to ask Nexus, and what its answer means: pure data and pure functions.
+"""When to ask Nexus: pure functions over one immutable state.
 
 No I/O, no clock and no randomness of its own: `now` is seconds of a clock that never goes back, `chance` a number from
-0 to 1 (1 excluded), both handed in. `RULES` is the table that the engine and its tests read; `State` is what one
-service remembers between two answers.
+0 to 1 (1 excluded), both handed in. What an answer means is data in `outcomes`; `State` is what
+one service remembers between two answers.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from enum import Enum, StrEnum
-from types import MappingProxyType
 from typing import Final
+
+from nexus_agent.outcomes import RULES, Delay, Outcome, Rule, Verdict
 
 STALE_AFTER: Final = 3600.0
 MINUTE: Final = 60.0
@@ -33,74 +33,6 @@ DENIALS: Final = 3
 DENIAL_SPAN: Final = 60.0
 # Timers of a fleet drift apart by this share of a delay. It only ever lengthens, so that a quiet hour stays in budget.
 SPREAD: Final = 0.1
-
-
-class Outcome(StrEnum):
-    """What one request to Nexus came to."""
-
-    FRESH = "fresh"
-    UNCHANGED = "unchanged"
-    INVALID = "invalid"
-    EMPTIED = "emptied"
-    UNAUTHORIZED = "unauthorized"
-    FORBIDDEN = "forbidden"
-    MISSING = "missing"
-    GONE = "gone"
-    BILLING = "billing"
-    QUARANTINED = "quarantined"
-    RATE_LIMITED = "rate_limited"
-    REJECTED = "rejected"
-    REDIRECTED = "redirected"
-    UNAVAILABLE = "unavailable"
-    TLS_FAILED = "tls_failed"
-
-
-class Serving(Enum):
-    """What happens to the values that are being served."""
-
-    PUBLISH = "a new generation, if the content differs"
-    RENEW = "the same generation, validated now"
-    KEEP = "go on with what we have"
-
-
-class Delay(Enum):
-    """How the time of the next request is found."""
-
-    POLL = "the poll interval"
-    BACKOFF = "full jitter, 1 s doubling to 60 s"
-    LONG_BACKOFF = "full jitter, 1 s doubling to 5 min"
-    PATIENCE = "5 min"
-    TOLD = "as Nexus said; nothing at all is sent before"
-
-
-@dataclass(frozen=True, slots=True)
-class Rule:
-    """One row: what an outcome does to serving and pace, and whether it may add up to a denial."""
-
-    serving: Serving
-    delay: Delay
-    counts_as_denial: bool = False
-
-
-RULES: Final[Mapping[Outcome, Rule]] = MappingProxyType(
-    {
-        Outcome.FRESH: Rule(Serving.PUBLISH, Delay.POLL),
-        Outcome.UNCHANGED: Rule(Serving.RENEW, Delay.POLL),
-        Outcome.INVALID: Rule(Serving.KEEP, Delay.BACKOFF),
-        Outcome.EMPTIED: Rule(Serving.KEEP, Delay.BACKOFF),
-        Outcome.UNAUTHORIZED: Rule(Serving.KEEP, Delay.LONG_BACKOFF, counts_as_denial=True),
-        Outcome.FORBIDDEN: Rule(Serving.KEEP, Delay.LONG_BACKOFF, counts_as_denial=True),
-        Outcome.MISSING: Rule(Serving.KEEP, Delay.LONG_BACKOFF, counts_as_denial=True),
-        Outcome.GONE: Rule(Serving.KEEP, Delay.PATIENCE, counts_as_denial=True),
-        Outcome.BILLING: Rule(Serving.KEEP, Delay.PATIENCE),
-        Outcome.QUARANTINED: Rule(Serving.KEEP, Delay.TOLD),
-        Outcome.RATE_LIMITED: Rule(Serving.KEEP, Delay.TOLD),
-        Outcome.REJECTED: Rule(Serving.KEEP, Delay.LONG_BACKOFF),
-        Outcome.REDIRECTED: Rule(Serving.KEEP, Delay.BACKOFF),
-        Outcome.UNAVAILABLE: Rule(Serving.KEEP, Delay.BACKOFF),
-        Outcome.TLS_FAILED: Rule(Serving.KEEP, Delay.BACKOFF),
-    }
-)
 
 
 class Cause(Enum):
@@ -127,16 +59,6 @@ class Pace:
 
     poll: float = 300.0
     poll_without_stream: float = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """An outcome with what Nexus said about time: seconds from now, or nothing."""
-
-    outcome: Outcome
-    wait: float | None = None
-    final: bool = False
-    """Whether a refusal came from Nexus itself (a JSON body, a verified connection) and not from something between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -268,13 +190,6 @@ def stream_lost(state: State, verdict: Verdict, now: float, chance: float, pace:
     if rule.delay in (Delay.LONG_BACKOFF, Delay.PATIENCE):
         return replace(lost, stream_due=None)
     return replace(lost, stream_due=now + backoff(failures, chance, cap))
-
-
-def settle(outcome: Outcome, before: int, after: int, allow_empty: bool) -> Outcome:
-    """A valid answer without any value, where there were some, is held back unless the settings allow it."""
-    if outcome is Outcome.FRESH and before > 0 and after == 0 and not allow_empty:
-        return Outcome.EMPTIED
-    return outcome
 
 
 def is_stale(validated_at: float, now: float) -> bool:

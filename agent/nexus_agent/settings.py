@@ -5,21 +5,19 @@ problems are reported at once, each with its line, and none with a value.
 """
 
 import grp
-import ipaddress
 import os
-import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
+from nexus_agent import settings_fields
 from nexus_agent.cadence import Pace
 from nexus_agent.errors import BadSettings
 from nexus_agent.model import Sensitive
@@ -27,7 +25,6 @@ from nexus_agent.settings_report import describe, report
 
 DEFAULT_FILE: Final = Path("/etc/nexus-agent/agent.toml")
 PREFIX: Final = "NEXUS_AGENT_"
-_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 
 
 class SourceKind(Enum):
@@ -82,70 +79,8 @@ class Settings:
     socket: Socket
 
 
-def _seconds(value: object) -> object:
-    if isinstance(value, str):
-        match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h|d|)", value.strip())
-        if match is None:
-            raise ValueError('is no duration: write a number with ms, s, m, h or d, such as "5m"')
-        return float(match[1]) * _UNITS[match[2]]
-    return value
-
-
-def _mode(value: object) -> object:
-    if isinstance(value, str):
-        if not re.fullmatch(r"0?[0-7]{3}", value):
-            raise ValueError('is no file mode: write it in octal, such as "0660"')
-        return int(value, 8)
-    return value
-
-
-def _endpoint(value: object) -> object:
-    if not isinstance(value, str):
-        return value
-    text = value.strip().rstrip("/")
-    if text.startswith("unix:"):
-        if not text.startswith("unix:/"):
-            raise ValueError("needs an absolute path after unix:")
-        return text
-    parts = urlsplit(text)
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.path or parts.query or parts.fragment:
-        raise ValueError("is no endpoint: write https://HOST[:PORT] or unix:/PATH, without a path behind it")
-    if parts.username is not None:
-        raise ValueError("must not hold a user or password")
-    if parts.scheme == "http" and not _is_loopback(parts.hostname):
-        raise ValueError("would send the key in clear text: http is for loopback only, use https")
-    return text
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
-
-
-def _proxy(value: object) -> object:
-    if isinstance(value, str) and value and urlsplit(value).scheme != "http":
-        raise ValueError("is no proxy: write http://HOST:PORT (the connection through it is still encrypted)")
-    return value
-
-
-def _credential(value: object) -> object:
-    if isinstance(value, str):
-        kind, _, rest = value.partition(":")
-        if kind not in ("credential", "file", "fd", "env") or not rest or (kind == "fd" and not rest.isdigit()):
-            raise ValueError("is no credential: write credential:NAME, file:/PATH, fd:N or env:NAME")
-        if kind == "file" and not rest.startswith("/"):
-            raise ValueError("needs an absolute path after file:")
-        if kind == "credential" and "/" in rest:
-            raise ValueError("needs a name after credential:, not a path")
-    return value
-
-
-_Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=1)]
-_Mode = Annotated[int, BeforeValidator(_mode), Field(ge=0, le=0o777)]
+_Seconds = Annotated[float, BeforeValidator(settings_fields.seconds), Field(ge=1)]
+_Mode = Annotated[int, BeforeValidator(settings_fields.mode), Field(ge=0, le=0o777)]
 
 
 class _Section(BaseModel):
@@ -154,16 +89,16 @@ class _Section(BaseModel):
 
 class _Upstream(_Section):
     ca_file: Path | None = None
-    proxy: Annotated[str | None, BeforeValidator(_proxy)] = None
+    proxy: Annotated[str | None, BeforeValidator(settings_fields.proxy)] = None
     poll: _Seconds | None = None
     poll_without_stream: _Seconds | None = None
 
 
 class _Service(_Upstream):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,62}$")]
-    endpoint: Annotated[str | None, BeforeValidator(_endpoint)] = None
+    endpoint: Annotated[str | None, BeforeValidator(settings_fields.endpoint)] = None
     environment: str = ""
-    credential: Annotated[str | None, BeforeValidator(_credential)] = None
+    credential: Annotated[str | None, BeforeValidator(settings_fields.credential)] = None
 
 
 class _Runtime(_Section):
@@ -305,7 +240,7 @@ def _service(service: _Service, document: _Document, environ: Mapping[str, str],
     endpoint = service.endpoint
     if endpoint is None:
         try:
-            endpoint = str(_endpoint(environ.get("WESTYX_SERVICE_ENDPOINT", "")))
+            endpoint = str(settings_fields.endpoint(environ.get("WESTYX_SERVICE_ENDPOINT", "")))
         except ValueError as error:
             missing = not environ.get("WESTYX_SERVICE_ENDPOINT", "").strip()
             reason = "has no endpoint, and WESTYX_SERVICE_ENDPOINT is not set"

@@ -11,8 +11,9 @@ from typing import Protocol
 from structlog.typing import FilteringBoundLogger
 
 from nexus_agent import cadence
-from nexus_agent.cadence import Cause, Outcome, Pace, Serving, Verdict
+from nexus_agent.cadence import Cause, Pace
 from nexus_agent.errors import NexusError, NotFresh, Quarantined
+from nexus_agent.outcomes import RULES, Outcome, Serving, Verdict, settle
 from nexus_agent.store import Store, SyncReport
 from nexus_agent.upstream import StreamRefused
 from nexus_agent.wire import Answer
@@ -113,15 +114,13 @@ class Sync:
         if answer.snapshot is None:
             return answer
         before = self._store.current().snapshot
-        outcome = cadence.settle(
-            answer.verdict.outcome, len(before) if before else 0, len(answer.snapshot), self._allow_empty
-        )
+        outcome = settle(answer.verdict.outcome, len(before) if before else 0, len(answer.snapshot), self._allow_empty)
         problem = "Nexus suddenly has no value at all" if outcome is Outcome.EMPTIED else answer.problem
         return replace(answer, verdict=replace(answer.verdict, outcome=outcome), problem=problem)
 
     def _take(self, answer: Answer) -> bool:
         """Publish what may be published and move on; returns whether the values served are now the present ones."""
-        serving = cadence.RULES[answer.verdict.outcome].serving
+        serving = RULES[answer.verdict.outcome].serving
         if serving is Serving.PUBLISH and answer.snapshot is not None:
             self._etag = answer.etag
             if self._store.publish(answer.snapshot, self._clock.wall()):

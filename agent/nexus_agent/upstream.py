@@ -14,9 +14,10 @@ from typing import Self
 import aiohttp
 
 from nexus_agent import wire
-from nexus_agent.cadence import STREAM_SILENCE, Outcome, Verdict
+from nexus_agent.cadence import STREAM_SILENCE
 from nexus_agent.errors import BadAnswer, BadSettings
 from nexus_agent.model import Sensitive
+from nexus_agent.outcomes import Outcome, Verdict
 from nexus_agent.wire import Answer
 
 CONNECT_SECONDS = 5.0

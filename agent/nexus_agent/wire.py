@@ -11,7 +11,6 @@ from email.utils import parsedate_to_datetime
 from typing import Any, Final
 
 from nexus_agent import __version__, exactjson
-from nexus_agent.cadence import Outcome, Verdict
 from nexus_agent.errors import BadAnswer, NexusError
 from nexus_agent.exactjson import DecimalText, RawJson
 from nexus_agent.model import (
@@ -26,6 +25,7 @@ from nexus_agent.model import (
     Snapshot,
     is_key,
 )
+from nexus_agent.outcomes import Outcome, Verdict
 
 SYNC_PATH: Final = "/v1/sync"
 STREAM_PATH: Final = "/v1/stream"

@@ -4,14 +4,14 @@ Three answers are wishes that only a live connection can carry out, and the face
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from nexus_agent import exactjson
 from nexus_agent.cadence import is_stale
 from nexus_agent.deliver import documents
 from nexus_agent.deliver.documents import Body
+from nexus_agent.deliver.responses import Response, fresh, of_state, problem, tagged
 from nexus_agent.errors import (
     BadRequest,
     Denied,
@@ -27,7 +27,6 @@ from nexus_agent.peer import Caller
 from nexus_agent.policy import Policy
 from nexus_agent.store import State
 
-PROBLEM_TYPE: Final = "application/problem+json"
 T = TypeVar("T")
 
 _READ: Final = ("GET", "HEAD")
@@ -52,16 +51,6 @@ class View:
     policy: Policy
     now: float
     version: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Response:
-    """A whole answer. The body is kept out of every repr."""
-
-    status: int
-    body: bytes = field(repr=False)
-    content_type: str = "application/json"
-    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +111,9 @@ class _Call:
             raise NotFound(f"no service {documents.shown(name)}", f"the agent has {', '.join(states)}")
         return states[name]
 
+    def fresh(self, body: Body, state: State, more: Mapping[str, str] | None = None) -> Response:
+        return fresh(body, state, self.view.now, self.request.if_none_match, more)
+
     def no_query(self) -> None:
         if self.request.query:
             raise BadRequest(f"unknown parameter {documents.shown(self.request.query[0][0])}", "leave it out")
@@ -136,24 +128,9 @@ def answer(request: Request, caller: Caller, view: View) -> Answer:
         return problem(error)
 
 
-def problem(error: NexusError) -> Response:
-    """An error as an answer."""
-    document = {
-        "type": "about:blank",
-        "title": error.code.replace("_", " "),
-        "status": error.http_status,
-        "code": error.code,
-        "detail": error.detail,
-    }
-    if error.hint:
-        document["hint"] = error.hint
-    headers = {"Allow": ", ".join(error.allow)} if isinstance(error, MethodNotAllowed) else {}
-    return Response(error.http_status, exactjson.dump(document).encode(), PROBLEM_TYPE, headers)
-
-
 def refreshed(state: State, now: float) -> Response:
     """What `Refresh` ends with when Nexus has answered."""
-    return _of_state(Body(documents.service(state, now)), state, now)
+    return of_state(Body(documents.service(state, now)), state, now)
 
 
 def _route(request: Request) -> tuple[_Route, Mapping[str, str]]:
@@ -197,21 +174,23 @@ def _unready(state: State, now: float) -> str:
 def _status(call: _Call) -> Answer:
     call.no_query()
     call.require_permission()
-    return _tagged(Body(documents.status(call.view.states.values(), call.view.now, call.view.version)), call)
+    return tagged(
+        Body(documents.status(call.view.states.values(), call.view.now, call.view.version)), call.request.if_none_match
+    )
 
 
 def _services(call: _Call) -> Answer:
     call.no_query()
     states = call.view.states.values() if call.view.policy.allows(call.caller) else ()
     listed = {"services": [documents.service(state, call.view.now) for state in states]}
-    return _tagged(Body(listed), call)
+    return tagged(Body(listed), call.request.if_none_match)
 
 
 def _secrets(call: _Call) -> Answer:
     call.no_query()
     state = call.state()
     snapshot = _with_secrets(state)
-    return _fresh(Body(documents.secrets(snapshot)), state, call)
+    return call.fresh(Body(documents.secrets(snapshot)), state)
 
 
 def _secret(call: _Call) -> Answer:
@@ -222,33 +201,33 @@ def _secret(call: _Call) -> Answer:
     if secret.type is SecretType.FILE and not bare and not state.has_files:
         return _awaiting_files(state)
     body = Body(secret.value.reveal().encode(), "raw") if bare else documents.secret(key, secret, state)
-    return _fresh(body, state, call, {"Nexus-Version": str(secret.version)})
+    return call.fresh(body, state, {"Nexus-Version": str(secret.version)})
 
 
 def _configs(call: _Call) -> Answer:
     call.no_query()
     state = call.state()
-    return _fresh(Body(documents.configs(_values(state))), state, call)
+    return call.fresh(Body(documents.configs(_values(state))), state)
 
 
 def _config(call: _Call) -> Answer:
     call.no_query()
     state = call.state()
     key, config = _entry(_values(state).configs, "config", call)
-    return _fresh(Body(documents.config(key, config)), state, call)
+    return call.fresh(Body(documents.config(key, config)), state)
 
 
 def _flags(call: _Call) -> Answer:
     call.no_query()
     state = call.state()
-    return _fresh(Body(documents.flags(_values(state))), state, call)
+    return call.fresh(Body(documents.flags(_values(state))), state)
 
 
 def _flag(call: _Call) -> Answer:
     call.no_query()
     state = call.state()
     key, flag = _entry(_values(state).flags, "flag", call)
-    return _fresh(Body(documents.flag(key, flag)), state, call)
+    return call.fresh(Body(documents.flag(key, flag)), state)
 
 
 def _env(call: _Call) -> Answer:
@@ -260,7 +239,7 @@ def _env(call: _Call) -> Answer:
         return _awaiting_files(state)
     block = "application/x-env0" in call.request.accept
     body = documents.environment(entries, wanted, state.generation, block)
-    return _fresh(body, state, call)
+    return call.fresh(body, state)
 
 
 def _changes(call: _Call) -> Answer:
@@ -306,37 +285,6 @@ def _awaiting_files(state: State) -> Answer:
     if state.files.problem:
         raise NotReady(state.files.problem, "make room or mend the runtime directory; the agent tries again by itself")
     return Pending(state.name)
-
-
-def _fresh(body: Body, state: State, call: _Call, more: Mapping[str, str] | None = None) -> Response:
-    response = _of_state(body, state, call.view.now)
-    headers = {**response.headers, **(more or {}), "ETag": f'"{state.generation}-{body.form}"', "Vary": "Accept"}
-    return _conditional(Response(200, response.body, response.content_type, headers), call)
-
-
-def _of_state(body: Body, state: State, now: float) -> Response:
-    headers = {
-        "Nexus-Generation": str(state.generation),
-        "Nexus-Source": "live",
-        "Age": str(max(0, int(now - state.validated_at))),
-        "Cache-Control": "no-store",
-    }
-    if is_stale(state.validated_at, now):
-        headers["Nexus-Stale"] = "true"
-    return Response(200, body.encoded(), body.content_type, headers)
-
-
-def _tagged(body: Body, call: _Call) -> Response:
-    headers = {"ETag": f'"{body.digest()}"', "Cache-Control": "no-store"}
-    return _conditional(Response(200, body.encoded(), body.content_type, headers), call)
-
-
-def _conditional(response: Response, call: _Call) -> Response:
-    """RFC 9110, 13.1.2. Only safe methods come here."""
-    known = [tag.strip().removeprefix("W/") for tag in call.request.if_none_match.split(",")]
-    if response.headers["ETag"] in known or known == ["*"]:
-        return Response(304, b"", response.content_type, response.headers)
-    return response
 
 
 _ROUTES: Final = (

@@ -10,7 +10,8 @@ from structlog.typing import FilteringBoundLogger
 
 from nexus_agent import peer
 from nexus_agent.deliver import api, documents
-from nexus_agent.deliver.api import Follow, Pending, Refresh, Request, Response, View
+from nexus_agent.deliver.api import Follow, Pending, Refresh, Request, View
+from nexus_agent.deliver.responses import Response, problem
 from nexus_agent.errors import BadRequest, NexusError, NotFresh, NotReady
 from nexus_agent.model import Snapshot, changes
 from nexus_agent.policy import Policy
@@ -65,12 +66,12 @@ class Face:
         try:
             return await self._respond(raw)
         except NexusError as error:
-            return _http(api.problem(error))
+            return _http(problem(error))
         except (asyncio.CancelledError, ConnectionError):
             raise
         except Exception as error:  # the last line: a fault of ours must neither end the agent nor print a value
             self._log.error("internal", kind=type(error).__name__)
-            return _http(api.problem(NexusError("the agent failed on this request", "its log has the kind of fault")))
+            return _http(problem(NexusError("the agent failed on this request", "its log has the kind of fault")))
 
     async def _respond(self, raw: web.BaseRequest) -> web.StreamResponse:
         if raw.content_length is not None and raw.content_length > REQUEST_MAX_BYTES:
