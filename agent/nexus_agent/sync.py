@@ -154,7 +154,7 @@ class Sync:
         while True:
             moment = cadence.next_connect(self._state, self._clock.monotonic())
             if moment is None:
-                await self._changed()
+                await self._news.wait()
                 continue
             if await self._interrupted(moment):
                 continue
@@ -196,16 +196,14 @@ class Sync:
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def _changed(self) -> None:
-        await self._news.wait()
-
     async def _interrupted(self, moment: float) -> bool:
         """Wait until `moment`; returns whether the state changed before, so that the time must be asked for again."""
         left = moment - self._clock.monotonic()
         if left <= 0:
             return False
         async with asyncio.TaskGroup() as group:
-            news = group.create_task(self._changed())
+            # This very event: a task begins later, and by then the state may have changed and brought another one.
+            news = group.create_task(self._news.wait())
             timer = group.create_task(self._clock.sleep(left))
             await asyncio.wait((news, timer), return_when=asyncio.FIRST_COMPLETED)
             came_first = news.done()

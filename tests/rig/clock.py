@@ -34,11 +34,15 @@ class Clock:
         self._began.set()
         await future
 
+    async def settle(self) -> None:
+        """Let everything run that can; a clock that stands still makes this finite."""
+        for _ in range(30):
+            await asyncio.sleep(0)
+
     async def asleep(self) -> float:
         """Wait until everything that can run has run and somebody sleeps; returns how long the first one still will."""
         while True:
-            for _ in range(20):  # let what is ready run; a clock that stands still makes this finite
-                await asyncio.sleep(0)
+            await self.settle()
             while self._sleepers and self._sleepers[0][2].done():
                 heapq.heappop(self._sleepers)
             if self._sleepers:
