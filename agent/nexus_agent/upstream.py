@@ -33,6 +33,21 @@ class StreamRefused(Exception):
         self.answer = answer
 
 
+class _Once:
+    """Lets a request out once. aiohttp would send one again whose connection broke, past the budget's count."""
+
+    def __init__(self) -> None:
+        self._sent = False
+
+    async def __call__(
+        self, request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        if self._sent:
+            raise aiohttp.ClientConnectionError
+        self._sent = True
+        return await handler(request)
+
+
 class Upstream:
     """One service's way to Nexus. Use it as an asynchronous context manager; it owns a connection pool.
 
@@ -57,7 +72,12 @@ class Upstream:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.UnixConnector(self._path) if self._path else aiohttp.TCPConnector(ssl=self._tls or True)
+        # A connection for each request: an idle one may have been closed by the other side, which only a request finds.
+        connector = (
+            aiohttp.UnixConnector(self._path, force_close=True)
+            if self._path
+            else aiohttp.TCPConnector(ssl=self._tls or True, force_close=True)
+        )
         self._session = aiohttp.ClientSession(
             connector=connector,
             auto_decompress=False,
@@ -113,7 +133,12 @@ class Upstream:
         if self._session is None:
             raise RuntimeError("used before it was entered")
         async with self._session.get(
-            self._base + path, headers=headers, timeout=limits, allow_redirects=False, proxy=self._proxy
+            self._base + path,
+            headers=headers,
+            timeout=limits,
+            allow_redirects=False,
+            proxy=self._proxy,
+            middlewares=(_Once(),),
         ) as response:
             yield response
 
