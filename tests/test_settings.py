@@ -221,13 +221,13 @@ def test_problems_of_the_environment_name_the_variable(tmp_path: Path, monkeypat
     assert CANARY not in said
 
 
-def test_a_value_is_never_repeated(tmp_path: Path) -> None:
-    """Somebody may have put a key where a name belongs."""
+def test_a_value_is_never_repeated(run_dir: Path) -> None:
+    """Somebody may have put a key where a name belongs. The file itself lies in memory: disks are searched."""
     for key in ("name", "endpoint", "credential", "environment"):
         text = "\n".join(f'{key} = "{CANARY} {CANARY}"' if line.startswith(key) else line for line in BASE.splitlines())
         if key == "environment":
             text = BASE + f"environment = {{x = '{CANARY}'}}\n"
-        assert CANARY not in refused(tmp_path, text)
+        assert CANARY not in refused(run_dir, text)
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:
