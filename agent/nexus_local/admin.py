@@ -10,13 +10,13 @@ import http.client
 import json
 import socket
 from collections.abc import Callable, Mapping
+from inspect import signature
 from pathlib import Path
 from typing import Any, Final
 
 from nexus_agent import errors
 from nexus_agent.errors import BadRequest, NexusError
 from nexus_agent.model import SecretType
-from nexus_local.services import Service
 from nexus_local.store import Store
 
 SOCKET_NAME: Final = "admin.sock"
@@ -42,10 +42,14 @@ def decoded(text: str) -> bytes:
 
 
 def perform(store: Store, operation: str, arguments: Arguments) -> Result:
-    """Carry out one operation. Raises `BadRequest` for one that does not exist, and whatever the store raises."""
-    if operation not in _OPERATIONS:
-        raise BadRequest(f"there is no operation {operation!r}", "client and server are of different versions")
-    return _OPERATIONS[operation](store, arguments)
+    """Carry out one operation. Raises `BadRequest` for one that does not exist or is called with other arguments, and
+    whatever the store raises."""
+    try:
+        call = signature(_OPERATIONS[operation]).bind(store, **arguments)
+    except (KeyError, TypeError):
+        hint = "client and server are of different versions"
+        raise BadRequest(f"there is no operation {operation!r} with these arguments", hint) from None
+    return _OPERATIONS[operation](*call.args)
 
 
 def ask(directory: Path, operation: str, arguments: Arguments) -> Result:
@@ -91,12 +95,8 @@ def _connected(path: Path) -> http.client.HTTPConnection | None:
     return connection
 
 
-def _service(store: Store, arguments: Arguments) -> Service:
-    return store.services.named(arguments["service"])
-
-
-def _create_service(store: Store, arguments: Arguments) -> Result:
-    service, keys = store.services.create(arguments["name"], arguments["kind"], arguments["environment"], ACTOR)
+def _create_service(store: Store, name: str, kind: str, environment: str) -> Result:
+    service, keys = store.services.create(name, kind, environment, ACTOR)
     return {
         "service": service.name,
         "kind": service.kind.value,
@@ -108,7 +108,7 @@ def _create_service(store: Store, arguments: Arguments) -> Result:
     }
 
 
-def _list_services(store: Store, _: Arguments) -> Result:
+def _list_services(store: Store) -> Result:
     listed = [
         {"service": service.name, "kind": service.kind.value, "environment": service.environment}
         for service in store.services.all()
@@ -116,79 +116,68 @@ def _list_services(store: Store, _: Arguments) -> Result:
     return {"services": listed, "endpoint": store.endpoint()}
 
 
-def _set_secret(store: Store, arguments: Arguments) -> Result:
+def _set_secret(store: Store, service: str, key: str, value: str, type: str, description: str) -> Result:  # noqa: A002  # the words of the protocol
     try:
-        value = decoded(arguments["value"]).decode("utf-8", "strict")
+        text = decoded(value).decode("utf-8", "strict")
     except UnicodeDecodeError:
         hint = "store binary content as its base64 text"
-        raise BadRequest(f"secret {arguments['key']}: the value is not UTF-8", hint) from None
-    version = store.set_secret(
-        _service(store, arguments),
-        arguments["key"],
-        value,
-        SecretType(arguments["type"]),
-        arguments["description"],
-        ACTOR,
-    )
-    return {"service": arguments["service"], "key": arguments["key"], "version": version}
+        raise BadRequest(f"secret {key}: the value is not UTF-8", hint) from None
+    named = store.services.named(service)
+    version = store.set_secret(named, key, text, SecretType(type), description, ACTOR)
+    return {"service": service, "key": key, "version": version}
 
 
-def _get_secret(store: Store, arguments: Arguments) -> Result:
-    secret = store.secret(_service(store, arguments), arguments["key"], ACTOR)
-    return {
-        "key": arguments["key"],
-        "version": secret.version,
-        "type": secret.type.value,
-        "value": encoded(secret.value.reveal().encode()),
-    }
+def _get_secret(store: Store, service: str, key: str) -> Result:
+    secret = store.secret(store.services.named(service), key, ACTOR)
+    value = encoded(secret.value.reveal().encode())
+    return {"key": key, "version": secret.version, "type": secret.type.value, "value": value}
 
 
-def _list_secrets(store: Store, arguments: Arguments) -> Result:
-    return {"secrets": store.list_secrets(_service(store, arguments), ACTOR)}
+def _list_secrets(store: Store, service: str) -> Result:
+    return {"secrets": store.list_secrets(store.services.named(service), ACTOR)}
 
 
-def _secret_history(store: Store, arguments: Arguments) -> Result:
-    versions = store.secret_history(_service(store, arguments), arguments["key"], arguments["reveal"], ACTOR)
+def _secret_history(store: Store, service: str, key: str, reveal: bool) -> Result:
+    versions = store.secret_history(store.services.named(service), key, reveal, ACTOR)
     for version in versions:
         if "value" in version:
             version["value"] = encoded(version["value"].reveal().encode())
-    return {"key": arguments["key"], "versions": versions}
+    return {"key": key, "versions": versions}
 
 
-def _delete_secret(store: Store, arguments: Arguments) -> Result:
-    store.delete_secret(_service(store, arguments), arguments["key"], arguments["version"], ACTOR)
-    return {"deleted": arguments["key"], "version": arguments["version"]}
+def _delete_secret(store: Store, service: str, key: str, version: int | None) -> Result:
+    store.delete_secret(store.services.named(service), key, version, ACTOR)
+    return {"deleted": key, "version": version}
 
 
-def _set_config(store: Store, arguments: Arguments) -> Result:
-    store.set_config(_service(store, arguments), arguments["key"], decoded(arguments["value"]), ACTOR)
-    return {"service": arguments["service"], "key": arguments["key"]}
+def _set_config(store: Store, service: str, key: str, value: str) -> Result:
+    store.set_config(store.services.named(service), key, decoded(value), ACTOR)
+    return {"service": service, "key": key}
 
 
-def _list_configs(store: Store, arguments: Arguments) -> Result:
-    return {"configs": store.configs(_service(store, arguments))}
+def _list_configs(store: Store, service: str) -> Result:
+    return {"configs": store.configs(store.services.named(service))}
 
 
-def _set_flag(store: Store, arguments: Arguments) -> Result:
-    store.set_flag(_service(store, arguments), arguments["key"], arguments["active"], ACTOR)
-    return {"service": arguments["service"], "key": arguments["key"], "active": arguments["active"]}
+def _set_flag(store: Store, service: str, key: str, active: bool) -> Result:
+    store.set_flag(store.services.named(service), key, active, ACTOR)
+    return {"service": service, "key": key, "active": active}
 
 
-def _list_flags(store: Store, arguments: Arguments) -> Result:
-    return {"flags": store.flags(_service(store, arguments))}
+def _list_flags(store: Store, service: str) -> Result:
+    return {"flags": store.flags(store.services.named(service))}
 
 
-def _delete_entry(store: Store, arguments: Arguments) -> Result:
-    store.delete_entry(_service(store, arguments), arguments["group"], arguments["key"], ACTOR)
-    return {"deleted": arguments["key"]}
+def _delete_entry(store: Store, service: str, group: str, key: str) -> Result:
+    store.delete_entry(store.services.named(service), group, key, ACTOR)
+    return {"deleted": key}
 
 
-def _audit(store: Store, arguments: Arguments) -> Result:
-    name = arguments["service"]
-    return {"audit": store.audit(store.services.named(name) if name else None)}
+def _audit(store: Store, service: str | None) -> Result:
+    return {"audit": store.audit(store.services.named(service) if service else None)}
 
 
-_OPERATIONS: Final[Mapping[str, Callable[[Store, Arguments], Result]]] = {
+_OPERATIONS: Final[Mapping[str, Callable[..., Result]]] = {
     "service.create": _create_service,
     "service.list": _list_services,
     "secret.set": _set_secret,

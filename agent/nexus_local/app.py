@@ -1,6 +1,5 @@
 """The HTTP face of the embedded Nexus: its wire for agents and SDKs, and its admin socket."""
 
-import json
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -174,8 +173,11 @@ class AdminFace:
         try:
             if (raw.method, raw.raw_path) != ("POST", admin.OPERATION_PATH):
                 raise NotFound("no such path")
-            document = json.loads(await _body(raw))
-            result = admin.perform(self._store, document["operation"], document["arguments"])
+            document = await _document(raw)
+            arguments = document.get("arguments")
+            if not isinstance(arguments, dict):
+                raise BadRequest("an operation needs arguments")
+            result = admin.perform(self._store, str(document.get("operation")), arguments)
             self._streams.pump()
         except NexusError as error:
             return web.json_response(admin.problem(error), status=error.http_status)

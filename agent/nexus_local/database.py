@@ -151,6 +151,15 @@ class Database:
             raise
         self._connection.execute("COMMIT")
 
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """All reads inside see the database as it is at the first of them, whatever others write meanwhile."""
+        self._connection.execute("BEGIN")
+        try:
+            yield
+        finally:
+            self._connection.execute("ROLLBACK")
+
     def audit(self, service: int, event: str, actor: str, key: str | None = None, version: int | None = None) -> None:
         """Add an audit row to the transaction that does what it records."""
         self.execute(

@@ -1,27 +1,45 @@
-"""Configs with references, resolved: `{{secret:KEY}}`, `{{config:KEY}}` and `{{flag:KEY}}` in any string of a value."""
+"""Configs with references, resolved: `{{secret:KEY}}`, `{{config:KEY}}` and `{{flag:KEY}}` in any string of a value.
+
+Configs that refer to configs can grow with each step, so a size is checked before anything of that size is built.
+"""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
-from nexus_agent import exactjson, template
-from nexus_agent.errors import TemplateError
+from nexus_agent import exactjson, template, wire
+from nexus_agent.errors import TemplateError, TooLarge
 from nexus_agent.exactjson import DecimalText
-from nexus_agent.model import Sensitive
+from nexus_agent.model import VALUE_MAX_BYTES, Sensitive
 from nexus_agent.template import Reference
+
+MAX_DEPTH: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """A config's value as compact JSON, and whether a secret went into it."""
+    """A config's value as compact JSON, whether a secret went into it, and over how many configs it refers."""
 
     json: Sensitive[str]
     reaches_secret: bool
+    depth: int
+
+
+@dataclass(slots=True)
+class _Filling:
+    """What is known so far of a config whose references are being filled in. `size` is in characters."""
+
+    key: str
+    size: int = 0
+    reaches_secret: bool = False
+    depth: int = 1
 
 
 class Resolver:
     """Resolves the configs of one service. `configs` holds their JSON text, `secret` gives a secret's value by key.
 
-    `resolve` raises `TemplateError` for an unknown key and for a cycle, which it shows.
+    `resolve` raises `TemplateError` for an unknown key, for a cycle, which it shows, and for more than 32 configs in a
+    row; `TooLarge` for what no client would read.
     """
 
     def __init__(
@@ -32,6 +50,7 @@ class Resolver:
         self._secret = secret
         self._done: dict[str, Resolved] = {}
         self._path: list[str] = []
+        self._total = 0
 
     def resolve(self, key: str) -> Resolved:
         """The config `key` with everything that it refers to."""
@@ -41,43 +60,64 @@ class Resolver:
             cycle = " -> ".join([*self._path[self._path.index(key) :], key])
             raise TemplateError(f"configs refer to each other in a circle: {cycle}", "break it at one of them")
         self._path.append(key)
-        secrets: list[str] = []
-        value = self._filled(key, exactjson.load(self._configs[key].encode()), secrets)
+        filling = _Filling(key)
+        self._check_depth(filling, len(self._path))
+        json = exactjson.dump(self._filled(exactjson.load(self._configs[key].encode()), filling))
         self._path.pop()
-        self._done[key] = Resolved(Sensitive(exactjson.dump(value)), bool(secrets))
+        self._total += len(json)
+        if self._total > wire.BODY_MAX_BYTES:
+            raise TooLarge(f"all configs together would be over {wire.BODY_MAX_BYTES} bytes", "delete what is not used")
+        self._done[key] = Resolved(Sensitive(json), filling.reaches_secret, filling.depth)
         return self._done[key]
 
-    def _filled(self, key: str, value: object, secrets: list[str]) -> object:
+    def _filled(self, value: object, filling: _Filling) -> object:
         if isinstance(value, dict):
-            return {name: self._filled(key, item, secrets) for name, item in value.items()}
+            return {name: self._filled(item, filling) for name, item in value.items()}
         if isinstance(value, list):
-            return [self._filled(key, item, secrets) for item in value]
+            return [self._filled(item, filling) for item in value]
         if isinstance(value, str) and not isinstance(value, DecimalText):
             try:
                 parsed = template.parse(value)
             except TemplateError as error:
-                raise TemplateError(f"config {key}: {error.detail}", error.hint) from None
-            return parsed.render(lambda reference: self._text(key, reference, secrets))
+                raise TemplateError(f"config {filling.key}: {error.detail}", error.hint) from None
+            return parsed.render(lambda reference: self._text(reference, filling))
         return value
 
-    def _text(self, key: str, reference: Reference, secrets: list[str]) -> str:
-        if reference.kind == "secret":
-            text = self._secret(reference.key)
-            secrets.append(reference.key)
-        elif reference.kind == "flag":
-            active = self._flags.get(reference.key)
-            text = None if active is None else ("true" if active else "false")
-        elif reference.key in self._configs:
-            inner = self.resolve(reference.key)
-            secrets += [reference.key] if inner.reaches_secret else []
-            text = _bare(inner.json.reveal())
-        else:
-            text = None
+    def _text(self, reference: Reference, filling: _Filling) -> str:
+        text = self._looked_up(reference, filling)
         if text is None:
             raise TemplateError(
-                f"config {key}: there is no {reference.kind} {reference.key}", "set it first, or correct the reference"
+                f"config {filling.key}: there is no {reference.kind} {reference.key}",
+                "set it first, or correct the reference",
+            )
+        filling.size += len(text)
+        if filling.size > VALUE_MAX_BYTES:
+            raise TooLarge(
+                f"config {filling.key} would be over {VALUE_MAX_BYTES} bytes with what it refers to",
+                "refer to less, or to smaller values",
             )
         return text
+
+    def _looked_up(self, reference: Reference, filling: _Filling) -> str | None:
+        if reference.kind == "secret":
+            filling.reaches_secret = True
+            return self._secret(reference.key)
+        if reference.kind == "flag":
+            active = self._flags.get(reference.key)
+            return None if active is None else ("true" if active else "false")
+        if reference.key not in self._configs:
+            return None
+        inner = self.resolve(reference.key)
+        filling.reaches_secret |= inner.reaches_secret
+        filling.depth = max(filling.depth, inner.depth + 1)
+        self._check_depth(filling, filling.depth)
+        return _bare(inner.json.reveal())
+
+    def _check_depth(self, filling: _Filling, depth: int) -> None:
+        if depth > MAX_DEPTH:
+            raise TemplateError(
+                f"config {filling.key}: configs refer to configs over more than {MAX_DEPTH} steps", "shorten the chain"
+            )
 
 
 def _bare(json: str) -> str:

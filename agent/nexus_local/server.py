@@ -67,12 +67,11 @@ async def serve(directory: Path, where: Address, stop: asyncio.Event, ready: Cal
             stack.push_async_callback(runner.cleanup)
             await web.SockSite(runner, bound).start()
         store.set_endpoint(endpoint)
-        watching = asyncio.create_task(streams.watch())
-        stack.callback(watching.cancel)
-        ready(endpoint)
-        await stop.wait()
-        watching.cancel()
-        await asyncio.wait((watching,))
+        async with asyncio.TaskGroup() as group:
+            watching = group.create_task(streams.watch())
+            ready(endpoint)
+            await stop.wait()
+            watching.cancel()
 
 
 def _bound(where: Address, stack: AsyncExitStack) -> tuple[socket.socket, str]:

@@ -230,6 +230,10 @@ class Store:
 
     def snapshot(self, service: Service, public: bool) -> Snapshot:
         """What a sync answers: configs resolved, and for a public key nothing that a secret went into."""
+        with self._db.reading():
+            return self._snapshot(service, public)
+
+    def _snapshot(self, service: Service, public: bool) -> Snapshot:
         plain = {} if service.kind is ServiceKind.FRONTEND else self._secrets(service)
         flags = self.flags(service)
         raw = self.configs(service)
@@ -272,7 +276,7 @@ class Store:
         with self._db.transaction():
             yield
             try:
-                snapshot = self.snapshot(service, public=False)
+                snapshot = self._snapshot(service, public=False)
             except TemplateError as error:
                 if not deleting:
                     raise

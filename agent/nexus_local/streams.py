@@ -19,10 +19,11 @@ _BACKLOG: Final = 1000
 
 
 class Streams:
-    """The open streams of a server."""
+    """The open streams of a server. `ping` is after how many quiet seconds a stream shows that it lives."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, ping: float = wire.PING_INTERVAL) -> None:
         self._store = store
+        self._ping = ping
         self._last = store.last_change()
         self._version = store.data_version()
         self._queues: dict[asyncio.Queue[bytes | None], int] = {}
@@ -70,7 +71,7 @@ class Streams:
     async def _chunks(self, queue: asyncio.Queue[bytes | None]) -> AsyncIterator[bytes]:
         while True:
             try:
-                async with asyncio.timeout(wire.PING_INTERVAL):
+                async with asyncio.timeout(self._ping):
                     chunk = await queue.get()
             except TimeoutError:
                 chunk = wire.PING
