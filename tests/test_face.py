@@ -97,6 +97,19 @@ async def test_changes_begin_with_the_present_and_name_what_differs(served: Serv
         assert second["generation"] == served.store.current().generation
 
 
+async def test_a_follower_that_leaves_is_no_fault(served: Served, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is logged for it, and its place is free again."""
+    served.store.publish(snapshot(True), 1000.0)
+    response = await served.session.get("/v1/-/changes")
+    await anext(events(response))
+    response.close()
+    for number in range(20):  # enough that one write meets the closed connection
+        served.store.publish(snapshot(bool(number % 2)), 1000.0)
+        async with served.session.get("/v1/-/flags") as after:
+            assert after.status == 200
+    assert caplog.records == []
+
+
 async def test_changes_wait_for_the_first_values(served: Served) -> None:
     """A follower may come before there is anything."""
     async with served.session.get("/v1/-/changes") as response:

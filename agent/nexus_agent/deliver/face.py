@@ -123,6 +123,8 @@ class Face:
         try:
             await response.prepare(raw)
             await self._send_generations(response, store)
+        except ConnectionResetError:
+            pass  # the reader has left, which is how it says that it has heard enough
         finally:
             if task is not None:
                 self._followers.discard(task)
