@@ -1,1 +1,3 @@
-"""The slow path of `nexus-run`: what is not needed to start a program. Standard library only."""
+"""What the start script of `nexus-run` leaves to others. Standard library only."""
+
+VERSION = "0.1.0"

@@ -1,41 +1,62 @@
-"""What `nexus-run` prints about itself. Starting a program is the script's own work and needs none of this."""
+"""`nexus-run` in full: whatever the start script does not do itself, done from the beginning, and explained.
 
-import sys
-
-VERSION = "0.1.0"
-
-HELP = """\
-Usage: nexus-run [OPTIONS] [--] COMMAND [ARGUMENT...]
-
-Start COMMAND with the secrets of a service in its environment, and become it: same process, same terminal, its own
-exit status. The values come from a running nexus-agent. Options end at the first word that is none.
-
-Select
-  --service NAME     which service; needed when the agent keeps several     [NEXUS_RUN_SERVICE]
-  --configs          configs as well; a secret wins over a config           [NEXUS_RUN_CONFIGS=1]
-  --flags            feature flags as well, as true or false                [NEXUS_RUN_FLAGS=1]
-
-Agent
-  --socket PATH      its socket [$XDG_RUNTIME_DIR/nexus-agent/agent.sock if it is there,
-                     else /run/nexus-agent/agent.sock]                      [NEXUS_RUN_SOCKET]
-  --agent-uid USER   believe an agent of this user (name or number) as well as root's and your own
-                                                                            [NEXUS_RUN_AGENT_UID]
-
-  -h, --help         this text
-  --version          the version
-
-stripe.secret_key becomes STRIPE_SECRET_KEY; a file secret gives the path of its file. Secrets win over what is
-inherited. NEXUS_API_KEY, WESTYX_DEV_TOKEN and NEXUS_RUN_* are not handed on.
-
-Exit status: COMMAND's own; 127 COMMAND not found, 126 not executable, 125 anything of ours before its start.
+The script hands over, as words: where it lies, a line for the case that this package is missing, the number of a
+descriptor that holds the strings of its environment exactly as it inherited them, and its own words.
 """
 
+import contextlib
+import os
+import signal
+import sys
+from pathlib import Path
 
-def main() -> int:
-    """Print what was asked for; returns the exit status."""
-    sys.stdout.write(f"nexus-run {VERSION}\n" if "--version" in sys.argv[1:] else HELP)
-    return 0
+from nexus_run import VERSION, launch, options, source
+from nexus_run.failure import Failed
+
+_HANDED_OVER = 4  # "-c", and what stands above
 
 
-if __name__ == "__main__":
-    sys.exit(main())
+def main() -> None:
+    """Start the command, or say in one line why not and end with the status for it."""
+    try:
+        _start(_words(), _inherited(int(sys.argv[3])))
+    except Failed as failed:
+        _end(failed)
+    except KeyboardInterrupt:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    except Exception as error:  # the last line: its text may hold data
+        _end(Failed("internal", f"{type(error).__name__}", "please report this"))
+
+
+def _end(failed: Failed) -> None:
+    with contextlib.suppress(OSError):  # whoever closed stderr wants to hear nothing
+        os.write(2, f"{failed}\n".encode())
+    os._exit(failed.status)
+
+
+def _words() -> "list[bytes]":
+    """The script's words in bytes: what Python decoded by some locale does not always go back."""
+    try:
+        everything = Path("/proc/self/cmdline").read_bytes().split(b"\0")[:-1]
+    except OSError:
+        raise Failed("no_proc", "/proc/self cannot be read", "mount /proc") from None
+    return everything[len(everything) - len(sys.argv) + _HANDED_OVER :]
+
+
+def _inherited(descriptor: int) -> "list[bytes]":
+    with open(descriptor, "rb") as file:
+        file.seek(0)
+        return file.read().split(b"\0")[:-1]
+
+
+def _start(words: "list[bytes]", inherited: "list[bytes]") -> None:
+    first: dict[bytes, bytes] = {}
+    for string in inherited:
+        name, _, value = string.partition(b"=")
+        first.setdefault(name, value)
+    asked = options.parse(words, first)
+    if asked.asks:
+        print(options.HELP if asked.asks == "help" else f"nexus-run {VERSION}")
+        return
+    launch.become(asked.command, launch.environment(inherited, source.strings(asked, first)))

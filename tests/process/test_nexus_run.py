@@ -2,8 +2,10 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,14 +43,18 @@ STRANGE = [
     b"TWICE=first",
     b"EMPTY=",
     b"NOT_UTF8=\xff\xfe",
-    b"TWICE=second",
     b"LINES=one\ntwo",
 ]
 
 
-@pytest.mark.parametrize("more", [[], [b"no equals sign", b"=no name"]], ids=["plain", "without a name"])
+@pytest.mark.parametrize(
+    "more", [[], [b"TWICE=second"], [b"no equals sign", b"=no name", b""]], ids=["usual", "a duplicate", "no names"]
+)
 def test_the_environment_is_the_callers_and_the_secrets(site: Site, commands: Installation, more: list[bytes]) -> None:
-    """Order, duplicates, names that are no identifiers; no PWD, no LC_CTYPE, nothing of ours; secrets at the end."""
+    """Order, duplicates, names that are no identifiers; no PWD, no LC_CTYPE, nothing of ours; secrets at the end.
+
+    The first case is the start script's own work, the others are the package's: both hand on the same.
+    """
     own = [b"NEXUS_API_KEY=x", b"NEXUS_RUN_FLAGS=0", b"WESTYX_DEV_TOKEN=x", b"DB_PASSWORD=inherited"]
     python = str(commands.bin / "python3")
     words = [str(commands.bin / "nexus-run"), "--socket", str(site.socket), python, "-I", "-c", SHOW]
@@ -92,10 +98,16 @@ def test_it_becomes_the_child(site: Site, commands: Installation) -> None:
         (("--redact", "env"), 125, b"nexus-run: usage: there is no option --redact"),
         (("-x", "env"), 125, b"nexus-run: usage: there is no option -x"),
         (("--service",), 125, b"nexus-run: usage: --service needs a value"),
-        (("--configs=2", "env"), 125, b"nexus-run: usage: configs is neither 0 nor 1"),
+        (("--configs=2", "env"), 125, b"nexus-run: usage: --configs or NEXUS_RUN_CONFIGS is neither 0 nor 1"),
         (("--service", "nope", "env"), 125, b"nexus-run: not_found: no service 'nope'"),
         (("--service", "a/b?c d", "env"), 125, b"nexus-run: not_found: no service 'a/b?c d'"),
+        (("--service", "café", "env"), 125, "nexus-run: not_found: no service 'café'".encode()),
         (("--agent-uid", "no-such-user", "env"), 125, b"nexus-run: usage: --agent-uid: there is no user"),
+        (("--agent-uid", "9" * 5000, "env"), 125, b"nexus-run: usage: --agent-uid: there is no user"),
+        (("--help=x", "env"), 125, b"nexus-run: usage: there is no option --help"),
+        (("--a\x1b[31m\n", "env"), 125, b"nexus-run: usage: there is no option --a\\x1b[31m\\n"),
+        (("--socket", "", "env"), 125, b"nexus-run: usage: --socket: nothing is no path"),
+        (("",), 127, b"nexus-run: not_found: "),
     ],
 )
 def test_exit_statuses(site: Site, commands: Installation, words: tuple[str, ...], status: int, code: bytes) -> None:
@@ -133,6 +145,95 @@ def test_the_socket_of_the_users_own_runtime_directory_is_found(site: Site, comm
     (home / "nexus-agent").symlink_to(home)
     done = commands.run("nexus-run", "printenv", "TLS_CERT", env=environment(XDG_RUNTIME_DIR=str(home)))
     assert Path(done.stdout.decode().strip()).read_text() == PEM
+
+
+def test_a_path_without_a_slash_is_beside_us(site: Site, commands: Installation) -> None:
+    """As every other program takes a path."""
+    done = commands.run("nexus-run", "--socket", "agent.sock", "printenv", "TLS_CERT", cwd=site.socket.parent)
+    assert Path(done.stdout.decode().strip()).read_text() == PEM
+    away = commands.run("nexus-run", "--socket", "agent.sock", "true", cwd="/")
+    assert b"agent_unreachable: no agent answers on agent.sock: No such file" in away.stderr
+
+
+def test_nothing_of_the_terminal_is_needed(site: Site, commands: Installation, run_dir: Path) -> None:
+    """A failure keeps its status where nobody listens; standard input, output and error may be closed."""
+    script = str(commands.bin / "nexus-run")
+    for redirection in ("2>&-", "2>/dev/full", ">&- 2>&- <&-"):
+        failing = subprocess.run(["sh", "-c", f"{script} --socket {run_dir}/none true {redirection}"], check=False)
+        assert failing.returncode == 125, redirection
+        good = subprocess.run(["sh", "-c", f"{script} --socket {site.socket} true {redirection}"], check=False)
+        assert good.returncode == 0, redirection
+
+
+def test_without_proc_it_says_so(commands: Installation, run_dir: Path, roles: None) -> None:
+    """Its environment cannot be had exactly from anywhere else."""
+    script = f"mount -t tmpfs none /proc && exec {commands.bin}/nexus-run --socket {run_dir}/none true"
+    done = subprocess.run(["unshare", "--mount", "sh", "-c", script], capture_output=True, check=False, timeout=60)
+    assert (done.returncode, done.stderr[:20]) == (125, b"nexus-run: no_proc: ")
+
+
+def test_a_script_of_its_own_without_the_package(commands: Installation, site: Site, run_dir: Path) -> None:
+    """Copied alone it does the usual work; what it cannot do, it says in one line."""
+    alone = run_dir / "nexus-run"
+    alone.write_bytes((commands.bin / "nexus-run").read_bytes())
+    alone.chmod(0o755)
+    words = [str(alone), "--socket", str(site.socket)]
+    usual = subprocess.run([*words, "printenv", "TLS_CERT"], capture_output=True, env=environment(), check=True)
+    assert Path(usual.stdout.decode().strip()).read_text() == PEM
+    odd = subprocess.run([*words, "/no/such/program"], capture_output=True, env=environment(), check=False)
+    assert (odd.returncode, odd.stdout) == (125, b"")
+    assert odd.stderr.startswith(b"nexus-run: incomplete: ")
+    assert odd.stderr.count(b"\n") == 1
+
+
+def answering(place: Path, answer: bytes) -> tuple[Path, threading.Thread]:
+    """A socket where a single answer waits for each of two callers."""
+    path = place / "fake.sock"
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(path))
+    listener.listen()
+
+    def serve() -> None:
+        for _ in range(2):
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(65536)
+                connection.sendall(answer)
+        listener.close()
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    return path, thread
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-env0\r\n"
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        (b"", b"bad_answer: what answers is no nexus-agent"),
+        (b"garbage\r\n\r\n", b"bad_answer: what answers is no nexus-agent"),
+        (HEAD + b"Content-Length: 9\r\n\r\nA=1", b"bad_answer: "),
+        (HEAD + b"\r\nA=1", b"bad_answer: the agent's answer was cut short"),
+        (HEAD + b"Content-Length: 4\r\n\r\nA=1\0", b"bad_answer: what answers is no nexus-agent"),
+        (HEAD + b"Content-Length: 3\r\n\r\nA\0B", b"bad_answer: what answers is no nexus-agent"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nA=1", b"bad_answer: what answers is no nexus-agent"),
+        (b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", b"bad_answer: what answers is no nexus-agent"),
+        (b"HTTP/1.1 500 Oh\r\n\r\n" + b"[" * 200_000, b"bad_answer: what answers is no nexus-agent"),
+        (b'HTTP/1.1 500 Oh\r\n\r\n{"code":1,"detail":{}}', b"1: {}"),
+        (b'HTTP/1.1 500 Oh\r\n\r\n{"code":"c","detail":"a\\nb"}', b"c: a\\nb"),
+    ],
+)
+def test_answers_that_are_none(commands: Installation, run_dir: Path, answer: bytes, said: bytes) -> None:
+    """No program is started with half an environment, and one line says why."""
+    path, thread = answering(run_dir, answer)
+    done = commands.run("nexus-run", "--socket", str(path), "touch", str(run_dir / "started"))
+    thread.join()
+    assert done.returncode == 125
+    assert done.stderr.startswith(b"nexus-run: " + said)
+    assert done.stderr.count(b"\n") == 1
+    assert not (run_dir / "started").exists()
 
 
 def test_no_agent(commands: Installation, run_dir: Path) -> None:

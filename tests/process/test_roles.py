@@ -87,6 +87,39 @@ def test_an_agent_of_somebody_else_is_not_believed(site: Site, commands: Install
     assert named.stderr.startswith(b"nexus-run: agent_not_trusted: ")  # a name is read, and it is not that one
 
 
+def test_a_link_in_somebody_elses_directory_leads_nowhere(commands: Installation, roles: None, run_dir: Path) -> None:
+    """He may point it at a place that only root could have made, such as his home: he chose it, root did not."""
+    home, place = Path("/run", f"nexus-test-{os.getpid()}"), run_dir / "his"
+    for directory in (home, place):
+        directory.mkdir(mode=0o755)
+        os.chown(directory, STRANGER.uid, STRANGER.gid)
+    try:
+        program = """
+import contextlib, os, socket
+os.umask(0)
+s = socket.socket(socket.AF_UNIX)
+s.bind("agent.sock")
+s.listen()
+print("listening", flush=True)
+while True:
+    with contextlib.suppress(OSError), s.accept()[0] as c:
+        c.recv(9999)
+        c.sendall(b"HTTP/1.1 200 OK\\r\\nContent-Length: 3\\r\\nContent-Type: application/x-env0\\r\\n\\r\\nA=1")
+"""
+        commands.start("python3", "-c", program, user=STRANGER, cwd=home).await_line(lambda line: True, "out")
+        (place / "link").symlink_to(home)
+        direct = commands.run("nexus-run", "--socket", f"{home}/agent.sock", "printenv", "A", user=APP)
+        assert direct.stdout == b"1\n"  # the control: without the link it is a place that root has given to him
+        led = commands.run("nexus-run", "--socket", f"{place}/link/agent.sock", "printenv", "A", user=APP)
+        assert (led.returncode, led.stdout) == (125, b"")
+        assert led.stderr.startswith(b"nexus-run: agent_not_trusted: ")
+    finally:
+        commands.stop_all()
+        for path in home.iterdir():
+            path.unlink()
+        home.rmdir()
+
+
 def test_the_owner_of_a_directory_that_only_root_could_make_is_believed(site: Site, commands: Installation) -> None:
     """As /run/nexus-agent is: made by root, given to the agent's user."""
     place = Path("/run", f"nexus-test-{os.getpid()}")
