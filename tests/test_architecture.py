@@ -26,6 +26,7 @@ FLOORS = {
     "nexus_agent.peer": 1,
     "nexus_agent.policy": 2,
     "nexus_agent.listener": 1,
+    "nexus_agent.http_server": 1,
     "nexus_agent.signals": 1,
     "nexus_agent.settings": 1,
     "nexus_agent.log": 1,
@@ -70,6 +71,7 @@ LOCAL_MAY_USE = COMMON | {
     "nexus_agent.template",
     "nexus_agent.log",
     "nexus_agent.listener",
+    "nexus_agent.http_server",
     "nexus_agent.signals",
     "nexus_agent.cli",
 }

@@ -87,6 +87,8 @@ async def test_a_sync(nexus: Served) -> None:
     assert tags[0] == tags[1]
     headers = {"If-None-Match": tags[0]}
     assert await nexus.ask("GET", "/v1/sync", headers=headers) == (304, {})
+    listed = {"If-None-Match": f'"other", W/{tags[0]}'}
+    assert await nexus.ask("GET", "/v1/sync", headers=listed) == (304, {})
     nexus.store.set_flag(nexus.service, "f", False, "t")
     assert (await nexus.ask("GET", "/v1/sync", headers=headers))[0] == 200
 
@@ -110,6 +112,8 @@ async def test_a_public_key_sees_no_secrets(nexus: Served) -> None:
         ("localhost", 200),
         ("[::1]:80", 200),
         ("shop.localhost:8484", 200),
+        ("shop.localhost.:8484", 200),
+        ("localhost:", 200),
         ("SHOP.localhost", 200),
         ("web.localhost:8484", 403),
         ("nexus.example", 403),
@@ -167,11 +171,15 @@ async def test_secrets_by_the_wire(nexus: Served) -> None:
     assert actors == {"key:primary"}
 
 
-@pytest.mark.parametrize("version", ["", "0", "-1", "x", "1.0", "99999999999999999999", "%00"])
-async def test_a_version_that_is_none_deletes_nothing(nexus: Served, version: str) -> None:
+@pytest.mark.parametrize(
+    "query",
+    ["version=", "version=0", "version=-1", "version=x", "version=1.0", "version=99999999999999999999", "version=%00",
+     "Version=1", "x", "v;version=1", "version=1&version=2", "version=1&x=1"],
+)  # fmt: skip
+async def test_a_query_that_is_no_version_deletes_nothing(nexus: Served, query: str) -> None:
     """400, or 404 where it could be one."""
     await nexus.write(key="k", value="v")
-    status, _ = await nexus.ask("DELETE", f"/v1/secrets/k?version={version}")
+    status, _ = await nexus.ask("DELETE", f"/v1/secrets/k?{query}")
     assert status == 400
     assert (await nexus.ask("DELETE", "/v1/secrets/k?version=7"))[0] == 404
     assert nexus.secrets() == {"k": "v"}
@@ -191,6 +199,7 @@ async def test_a_version_that_is_none_deletes_nothing(nexus: Served, version: st
         (b'{"key":"a b","value":"v"}', 400),
         (b'{"key":"k","value":"v","type":"blob"}', 400),
         (b'{"key":"k","value":"v","type":5}', 400),
+        (b'{"key":"k","value":"v","type":0}', 400),
         (b'{"key":"k","key":"k","value":"v"}', 400),
         (b'{"key":"k","value":"\\u0000"}', 400),
         (b'{"key":"k","value":"' + b"x" * 1_048_577 + b'"}', 413),

@@ -1,6 +1,9 @@
 """What the embedded Nexus keeps: versions, configs, flags; audit and journal in the same transaction as the write."""
 
+import contextlib
+import os
 import sqlite3
+import subprocess
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -10,15 +13,18 @@ import pytest
 from nexus_agent.errors import (
     BadRequest,
     BadSettings,
+    Busy,
     Conflict,
     NexusError,
     NotFound,
     ServiceKindMismatch,
+    StorageFailed,
     TemplateError,
     TooLarge,
     VaultError,
 )
 from nexus_agent.model import SecretType
+from nexus_local import admin
 from nexus_local.services import Keys, Service
 from nexus_local.store import Store
 from rig.canary import CANARY, found_in
@@ -144,7 +150,7 @@ def test_a_snapshot_that_no_client_would_read_is_refused(place: Place) -> None:
     """8 MiB in all, as it travels: a quotation mark counts twice."""
     for number in range(4):
         place.put(f"k{number}", '"' * 1_000_000)
-    with pytest.raises(TooLarge, match="which no client reads"):
+    with pytest.raises(TooLarge, match="no client could read shop any more: the snapshot is over"):
         place.put("k4", '"' * 1_000_000)
     assert set(place.secrets()) == {"k0", "k1", "k2", "k3"}
 
@@ -346,6 +352,115 @@ def test_a_snapshot_is_of_one_moment(place: Place) -> None:
     pairs = [(s.secrets["bit"].value.reveal(), str(int(s.flags["bit"].is_active))) for s in snapshots]
     assert [pair for pair in pairs if pair[0] != pair[1]] == []
     assert flips[0] > 100  # the control: there was something to disagree about
+
+
+def test_what_no_client_could_read_is_refused_when_it_is_written(place: Place) -> None:
+    """Limits of a client that only show in the whole: depth inside a snapshot, numbers beyond a double."""
+    place.config("deepest", "[" * 13 + "]" * 13)
+    with pytest.raises(TooLarge, match="nests deeper"):
+        place.config("deeper", "[" * 14 + "]" * 14)
+    place.config("large", "1e308")
+    for number in ("9" * 310, "-" + "9" * 310, "1.7976931348623158e308", '{"a":[1.2e308]}'):
+        with pytest.raises(BadRequest, match="config larger holds a number over"):
+            place.config("larger", number)
+    assert set(place.store.configs(place.service)) == {"deepest", "large"}
+
+
+@pytest.mark.parametrize("description", ["two\nlines", "\x1b[31m", "x" * 256])
+def test_descriptions_are_one_line_for_a_terminal(place: Place, description: str) -> None:
+    """They are printed in lists."""
+    with pytest.raises(BadRequest, match="a description has"):
+        place.store.set_secret(place.service, "k", "v", SecretType.TEXT, description, "t")
+
+
+def test_a_damaged_row_hinders_nothing_but_itself(place: Place) -> None:
+    """It is named when it is read; others can be read, and it can be deleted."""
+    for key in ("a", "b", "c"):
+        place.put(key, key)
+    place.raw("UPDATE secret_version SET sealed = zeroblob(40) WHERE secret IN (1, 2)")
+    with pytest.raises(VaultError, match="a version 1: sealed in a format"):
+        place.store.secret(place.service, "a", "t")
+    assert place.store.secret(place.service, "c", "t").value.reveal() == "c"
+    for key in ("a", "b"):
+        place.store.delete_secret(place.service, key, None, "t")
+    assert place.secrets() == {"c": ("c", 1)}
+
+
+def test_a_batch_is_all_or_nothing_and_in_any_order(place: Place) -> None:
+    """A config may come before what it refers to, and one that does not resolve takes everything along."""
+    with place.store.batch(place.service):
+        place.config("c", '"{{secret:s}}"')
+        place.put("s", "v")
+    assert place.store.snapshot(place.service, public=False).configs["c"].json.reveal() == '"v"'
+
+    def broken() -> None:
+        with place.store.batch(place.service):
+            place.put("new", "v")
+            place.config("broken", '"{{secret:nope}}"')
+
+    with pytest.raises(TemplateError):
+        broken()
+    assert set(place.secrets()) == {"s"}
+    place.put("after", "v")
+    with pytest.raises(TemplateError):  # the control: outside of a batch each write is checked
+        place.config("broken", '"{{secret:nope}}"')
+
+
+def test_a_lock_of_another_process_is_told_as_such(place: Place) -> None:
+    """And what was to be written can be written afterwards."""
+    impatient = Store(place.directory, busy_seconds=0.01)
+    other = sqlite3.connect(place.directory / "nexus.db", isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(Busy):
+        impatient.set_flag(place.service, "f", True, "t")
+    assert impatient.flags(place.service) == {}  # reading goes on
+    other.execute("ROLLBACK")
+    impatient.set_flag(place.service, "f", True, "t")
+    other.close()
+    impatient.close()
+
+
+def test_a_full_disk_is_told_as_such_and_loses_nothing(run_dir: Path, roles: None) -> None:
+    """What was written before is there, and writing goes on once there is room."""
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,mode=700", "none", run_dir], check=True)
+    try:
+        place = Place(run_dir / "nexus")
+        place.put("k", "v")
+        filler = run_dir / "filler"
+        with contextlib.suppress(OSError), filler.open("wb", buffering=0) as file:
+            while file.write(bytes(4096)):
+                pass
+        with pytest.raises(StorageFailed, match="full"):
+            place.put("large", "x" * 100_000)
+        assert place.secrets() == {"k": ("v", 1)}
+        filler.unlink()
+        place.put("large", "x" * 100_000)
+        assert set(place.secrets()) == {"k", "large"}
+        place.store.close()
+    finally:
+        subprocess.run(["umount", run_dir], check=True)
+
+
+def test_a_directory_that_somebody_else_may_write_to(tmp_path: Path, roles: None) -> None:
+    """He would choose the key, or listen in the place of the server."""
+    for name, change in (
+        ("directory", lambda place: os.chown(place, 4242, 4242)),
+        ("writable", lambda place: place.chmod(0o777)),
+        ("database", lambda place: os.chown(place / "nexus.db", 4242, 4242)),
+        ("key", lambda place: os.chown(place / "key", 4242, 4242)),
+    ):
+        place = tmp_path / name
+        Store(place).close()
+        change(place)
+        with pytest.raises(BadSettings, match=r"belongs to another user|others may write"):
+            Store(place)
+        if name in ("directory", "writable"):
+            with pytest.raises(BadSettings):
+                admin.ask(place, "service.list", {})
+    (tmp_path / "linked").mkdir(mode=0o700)
+    (tmp_path / "linked" / "nexus.db").symlink_to("/etc/hostname")
+    with pytest.raises(BadSettings, match="cannot be used"):
+        Store(tmp_path / "linked")
 
 
 def test_a_database_of_a_newer_release_is_left_alone(place: Place) -> None:

@@ -142,6 +142,28 @@ class VaultError(NexusError):
     code, exit_status, http_status = "unsealable", 70, 500
 
 
+class Busy(NexusError):
+    """Somebody else is at work on it right now."""
+
+    code, exit_status, http_status = "busy", 75, 503
+
+
+class StorageFailed(NexusError):
+    """The disk or the database on it refused: full, read-only, damaged."""
+
+    code, exit_status, http_status = "storage_failed", 75, 503
+
+
+def place_of(error: BaseException) -> str:
+    """Where a fault happened, as `file.py:12`: what may be told of an error whose text may hold data."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    if trace is None:
+        return "an unknown place"
+    return f"{trace.tb_frame.f_code.co_filename.rpartition('/')[2]}:{trace.tb_lineno}"
+
+
 def revive(code: object, detail: object, hint: object = "") -> NexusError:
     """The error that another process of ours told in words: the same class, so with the same exit status."""
     kinds = {kind.code: kind for kind in NexusError.__subclasses__() if kind is not MethodNotAllowed}

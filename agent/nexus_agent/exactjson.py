@@ -96,10 +96,10 @@ def _decimal_text(text: str) -> DecimalText:
     return DecimalText(text)
 
 
-def _bounded_integer(text: str) -> int:
+def _bounded_integer(text: str) -> int | DecimalText:
     if len(text) > MAX_INTEGER_DIGITS:
         raise BadRequest(f"JSON holds an integer of more than {MAX_INTEGER_DIGITS} digits")
-    return int(text)
+    return DecimalText(text) if text == "-0" else int(text)  # an integer has no sign to keep there
 
 
 def _no_constant(_: str) -> NoReturn:

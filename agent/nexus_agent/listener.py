@@ -10,7 +10,7 @@ from typing import Self
 
 from nexus_agent.errors import AlreadyRunning, BadSettings
 
-_BACKLOG = 1024
+BACKLOG = 1024
 # sockaddr_un holds 108 bytes with the final NUL (unix(7)).
 _PATH_MAX_BYTES = 107
 
@@ -115,7 +115,7 @@ def _bind(path: Path, mode: int, group: int | None, lock: Lock) -> Listener:
         if group is not None:
             os.chown(path, -1, group, follow_symlinks=False)
         path.chmod(mode)
-        listener.listen(_BACKLOG)
+        listener.listen(BACKLOG)
         listener.setblocking(False)
     except OSError as error:
         listener.close()

@@ -17,6 +17,7 @@ from typing import Any, Final
 from nexus_agent import errors
 from nexus_agent.errors import BadRequest, NexusError
 from nexus_agent.model import SecretType
+from nexus_local.database import require_own
 from nexus_local.store import Store
 
 SOCKET_NAME: Final = "admin.sock"
@@ -54,7 +55,9 @@ def perform(store: Store, operation: str, arguments: Arguments) -> Result:
 
 def ask(directory: Path, operation: str, arguments: Arguments) -> Result:
     """Carry out one operation in a data directory: by its server if one runs, else on the database."""
-    connection = _connected(directory / SOCKET_NAME)
+    if not all(_is_utf8(text) for text in arguments.values()):
+        raise BadRequest("an argument is not UTF-8", "values that are not text come from a file or standard input")
+    connection = _connected(directory)
     if connection is None:
         store = Store(directory)
         try:
@@ -66,6 +69,9 @@ def ask(directory: Path, operation: str, arguments: Arguments) -> Result:
         connection.request("POST", OPERATION_PATH, body, {"Content-Type": "application/json"})
         response = connection.getresponse()
         document = json.loads(response.read())
+    except TimeoutError:
+        hint = "look before you try again: it may still do it"
+        raise errors.Busy(f"the server has not answered for {_SECONDS:.0f} s", hint) from None
     except (OSError, http.client.HTTPException, ValueError):
         raise errors.AgentUnreachable("the server ended before it answered", "start it again and look") from None
     finally:
@@ -80,7 +86,16 @@ def problem(error: NexusError) -> Result:
     return {"code": error.code, "detail": error.detail, "hint": error.hint}
 
 
-def _connected(path: Path) -> http.client.HTTPConnection | None:
+def _is_utf8(argument: object) -> bool:
+    """Click hands bytes that are none of the locale's on as surrogates."""
+    return not isinstance(argument, str) or not any("\ud800" <= character <= "\udfff" for character in argument)
+
+
+def _connected(directory: Path) -> http.client.HTTPConnection | None:
+    if not directory.exists():
+        return None
+    require_own(directory)
+    path = directory / SOCKET_NAME
     connection = http.client.HTTPConnection("nexus-local", timeout=_SECONDS)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     connection.sock.settimeout(_SECONDS)
@@ -174,7 +189,7 @@ def _delete_entry(store: Store, service: str, group: str, key: str) -> Result:
 
 
 def _audit(store: Store, service: str | None) -> Result:
-    return {"audit": store.audit(store.services.named(service) if service else None)}
+    return {"audit": store.audit(None if service is None else store.services.named(service))}
 
 
 _OPERATIONS: Final[Mapping[str, Callable[..., Result]]] = {

@@ -1,5 +1,6 @@
 """The HTTP face of the embedded Nexus: its wire for agents and SDKs, and its admin socket."""
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,9 +17,9 @@ from nexus_agent.errors import (
     NexusError,
     NotFound,
     PublicKeyRestricted,
-    TooLarge,
 )
 from nexus_agent.exactjson import DecimalText
+from nexus_agent.http_server import body_of, has_tag
 from nexus_agent.model import SecretType
 from nexus_local import admin
 from nexus_local.database import now
@@ -81,16 +82,15 @@ class WireFace:
             wire.EVALUATE_AB_PATH: {"POST": self._evaluate_ab},
         }
 
-    async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
-        """One request, and for each of our errors its refusal."""
-        try:
-            return await self._answer(raw)
-        except NexusError as error:
-            headers = {"Allow": ", ".join(error.allow)} if isinstance(error, MethodNotAllowed) else {}
-            body = wire.write_error(error.code, ": ".join(filter(None, (error.detail, error.hint))))
-            return web.Response(status=error.http_status, body=body, content_type=_JSON, headers=headers)
+    @staticmethod
+    def refused(error: NexusError) -> web.Response:
+        """An error as the wire has it."""
+        headers = {"Allow": ", ".join(error.allow)} if isinstance(error, MethodNotAllowed) else {}
+        body = wire.write_error(error.code, ": ".join(filter(None, (error.detail, error.hint))))
+        return web.Response(status=error.http_status, body=body, content_type=_JSON, headers=headers)
 
-    async def _answer(self, raw: web.BaseRequest) -> web.StreamResponse:
+    async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
+        """One request. Raises our errors."""
         path = raw.raw_path.partition("?")[0]
         key = ""
         if path.startswith(f"{wire.SECRETS_PATH}/"):
@@ -105,22 +105,23 @@ class WireFace:
 
     def _authenticate(self, raw: web.BaseRequest) -> Caller:
         """The double gate: the key must open a service, and a host that names a service must name that one."""
-        key = raw.headers.get(wire.KEY_HEADER, "")
-        caller = self._store.services.authenticate(key) if key else None
+        keys = raw.headers.getall(wire.KEY_HEADER, [])
+        caller = self._store.services.authenticate(keys[0]) if len(keys) == 1 else None
         if caller is None:
             raise Unauthorized("no key, or one that opens nothing here", f"send the service's key as {wire.KEY_HEADER}")
         host = raw.headers.get("Host", "")
-        name = host.rpartition(":")[0] if host.rpartition(":")[2].isdigit() else host
-        if name.lower() not in (*_BARE_HOSTS, f"{caller.service.name}.localhost"):
+        name, colon, port = host.rpartition(":")
+        name = name if colon and (port.isdigit() or not port) else host
+        if name.lower().removesuffix(".") not in (*_BARE_HOSTS, f"{caller.service.name}.localhost"):
             raise HostMismatch("the host is not the one of the key's service", f"ask {caller.service.name}.localhost")
         return caller
 
     async def _sync(self, call: _Call) -> web.StreamResponse:
         snapshot = self._store.snapshot(call.caller.service, call.caller.public)
-        etag = f'"{sha256(wire.write_snapshot(snapshot, "")).hexdigest()}"'
-        if call.raw.headers.get("If-None-Match") == etag:
-            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers={"ETag": etag})
-        return web.Response(body=wire.write_snapshot(snapshot, now()), content_type=_JSON, headers={"ETag": etag})
+        headers = {"ETag": f'"{sha256(wire.write_snapshot(snapshot, "")).hexdigest()}"', "Cache-Control": "no-store"}
+        if has_tag(call.raw.headers.get("If-None-Match", ""), headers["ETag"]):
+            return web.Response(status=HTTPStatus.NOT_MODIFIED, headers=headers)
+        return web.Response(body=wire.write_snapshot(snapshot, now()), content_type=_JSON, headers=headers)
 
     async def _stream(self, call: _Call) -> web.StreamResponse:
         response = web.StreamResponse(headers={"Content-Type": wire.STREAM_TYPE, "Cache-Control": "no-store"})
@@ -134,7 +135,12 @@ class WireFace:
     async def _write_secret(self, call: _Call) -> web.StreamResponse:
         call.require_secret_key()
         document = await _document(call.raw)
-        texts = {name: document.get(name) for name in ("key", "value")} | {"type": document.get("type") or "text"}
+        kind = document.get("type")
+        texts = {
+            "key": document.get("key"),
+            "value": document.get("value"),
+            "type": "text" if kind in (None, "") else kind,
+        }
         if not all(isinstance(text, str) and not isinstance(text, DecimalText) for text in texts.values()):
             raise BadRequest("a secret needs key and value, and may have a type; all of them text")
         if texts["type"] not in tuple(SecretType):
@@ -147,12 +153,11 @@ class WireFace:
 
     async def _delete_secret(self, call: _Call) -> web.StreamResponse:
         call.require_secret_key()
-        version = None
-        if "version" in call.raw.query:
-            text = call.raw.query["version"]
-            if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
-                raise BadRequest("version is no whole number from 1 on")
-            version = int(text)
+        query = call.raw.raw_path.partition("?")[2]
+        match = re.fullmatch(r"version=([1-9][0-9]{0,8})", query, re.ASCII)
+        if query and match is None:
+            raise BadRequest("a deletion takes one parameter, version, a whole number from 1 on; nothing was deleted")
+        version = int(match[1]) if match else None
         self._store.delete_secret(call.caller.service, call.key, version, call.actor)
         self._streams.pump()
         return web.Response(status=HTTPStatus.NO_CONTENT)
@@ -169,32 +174,25 @@ class AdminFace:
         self._streams = streams
 
     async def handle(self, raw: web.BaseRequest) -> web.StreamResponse:
-        """One operation."""
-        try:
-            if (raw.method, raw.raw_path) != ("POST", admin.OPERATION_PATH):
-                raise NotFound("no such path")
-            document = await _document(raw)
-            arguments = document.get("arguments")
-            if not isinstance(arguments, dict):
-                raise BadRequest("an operation needs arguments")
-            result = admin.perform(self._store, str(document.get("operation")), arguments)
-            self._streams.pump()
-        except NexusError as error:
-            return web.json_response(admin.problem(error), status=error.http_status)
+        """One operation. Raises our errors."""
+        if (raw.method, raw.raw_path) != ("POST", admin.OPERATION_PATH):
+            raise NotFound("no such path")
+        document = await _document(raw)
+        arguments = document.get("arguments")
+        if not isinstance(arguments, dict):
+            raise BadRequest("an operation needs arguments")
+        result = admin.perform(self._store, str(document.get("operation")), arguments)
+        self._streams.pump()
         return web.json_response(result)
+
+    @staticmethod
+    def refused(error: NexusError) -> web.Response:
+        """An error as the client of the admin socket raises it again."""
+        return web.json_response(admin.problem(error), status=error.http_status)
 
 
 async def _document(raw: web.BaseRequest) -> dict[str, object]:
-    document = exactjson.load(await _body(raw))
+    document = exactjson.load(await body_of(raw, REQUEST_MAX_BYTES))
     if not isinstance(document, dict):
         raise BadRequest("the body is no JSON object")
     return document
-
-
-async def _body(raw: web.BaseRequest) -> bytes:
-    body = bytearray()
-    async for chunk in raw.content.iter_any():
-        body += chunk
-        if len(body) > REQUEST_MAX_BYTES:
-            raise TooLarge(f"the request is over {REQUEST_MAX_BYTES} bytes")
-    return bytes(body)

@@ -22,22 +22,29 @@ _NOTICE = (
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-def _default_data() -> Path:
+def _default_data() -> str:
     base = os.environ.get("XDG_DATA_HOME") or os.path.join(os.path.expanduser("~"), ".local", "share")
-    return Path(base, "nexus-local")
+    return os.path.join(base, "nexus-local")
+
+
+def _directory(_: click.Context, __: click.Parameter, value: str) -> Path:
+    if not value:
+        raise click.BadParameter("is empty: name a directory, or leave it out")
+    return Path(value).absolute()
+
+
+_data = click.option(
+    "--data",
+    callback=_directory,
+    envvar="NEXUS_LOCAL_DATA",
+    default=_default_data,
+    help="Data directory. [default: $NEXUS_LOCAL_DATA or $XDG_DATA_HOME/nexus-local]",
+)
 
 
 def _common(function: F) -> F:
-    """The two options that every command takes, after its verb."""
-    data = click.option(
-        "--data",
-        type=click.Path(path_type=Path, file_okay=False),
-        envvar="NEXUS_LOCAL_DATA",
-        default=_default_data,
-        help="Data directory. [default: $NEXUS_LOCAL_DATA or $XDG_DATA_HOME/nexus-local]",
-    )
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    return data(as_json(function))
+    """The two options that every command of administration takes, after its verb."""
+    return _data(click.option("--json", "as_json", is_flag=True, help="Print JSON.")(function))
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -57,13 +64,13 @@ def commands() -> None:
 
 
 @commands.command()
-@_common
+@_data
 @click.option("--listen", "where", default="127.0.0.1:8484", show_default=True, help="HOST:PORT or unix:PATH.")
-def serve(data: Path, as_json: bool, where: str) -> None:
+def serve(data: Path, where: str) -> None:
     """Serve until SIGTERM or SIGINT. One JSON line on standard output says that it is ready, and its endpoint."""
     import asyncio
 
-    from nexus_agent import signals
+    from nexus_agent import log, signals
     from nexus_local import server
 
     def ready(endpoint: str) -> None:
@@ -71,8 +78,9 @@ def serve(data: Path, as_json: bool, where: str) -> None:
 
     async def answer() -> None:
         with signals.stop_event() as stop:
-            await server.serve(data.absolute(), server.address(where), stop, ready)
+            await server.serve(data, server.address(where), stop, ready)
 
+    log.configure()
     click.echo(_NOTICE, err=True)
     asyncio.run(answer())
 
@@ -164,7 +172,7 @@ def secret_history(data: Path, as_json: bool, service: str, key: str, reveal: bo
 @_common
 @click.argument("service")
 @click.argument("key")
-@click.option("--version", type=click.IntRange(min=1), help="Only this version.")
+@click.option("--version", type=click.IntRange(1, 999_999_999), help="Only this version.")
 def secret_delete(data: Path, as_json: bool, service: str, key: str, version: int | None) -> None:
     """Delete a secret with all its versions, or one version: then the newest that is left is the active one."""
     done = _ask(data, "secret.delete", service=service, key=key, version=version)
@@ -267,7 +275,7 @@ def main() -> None:
 def _ask(data: Path, operation: str, **arguments: Any) -> dict[str, Any]:
     from nexus_local import admin
 
-    return admin.ask(data.absolute(), operation, arguments)
+    return admin.ask(data, operation, arguments)
 
 
 def _delete(data: Path, as_json: bool, service: str, group: str, key: str) -> None:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
-from nexus_agent.errors import AlreadyRunning, BadSettings, VaultError
+from nexus_agent.errors import BadSettings, Busy, StorageFailed, VaultError
 from nexus_local.vault import Vault, read_or_make_key
 
 DATABASE_NAME: Final = "nexus.db"
@@ -89,35 +89,61 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
+def require_own(path: Path) -> None:
+    """Raises `BadSettings` for what belongs to another user, or what others may write to: they would choose the key."""
+    status = path.stat()
+    if status.st_uid not in (0, os.geteuid()):
+        raise BadSettings(f"{path}: belongs to another user", "name a directory of your own with --data")
+    if status.st_mode & 0o022:
+        raise BadSettings(f"{path}: others may write to it", "chmod go-w it, or name another directory with --data")
+
+
+@contextmanager
+def _translated(path: Path) -> Iterator[None]:
+    """SQLite's errors as ours; their texts name tables and causes, and no value."""
+    try:
+        yield
+    except sqlite3.OperationalError as error:
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+            raise Busy("another process is writing to the database", "try again") from None
+        raise StorageFailed(f"{path}: {error}", "make room or mend the disk, and try again") from None
+    except sqlite3.IntegrityError:
+        raise
+    except sqlite3.DatabaseError as error:
+        raise BadSettings(f"{path}: {error}", "name another directory with --data, or bring back a backup") from None
+
+
 class Database:
     """One connection to the database of a data directory, and the vault that belongs to it."""
 
-    def __init__(self, directory: Path) -> None:
-        """Open, or make, the data directory (0700) with its key and its database.
+    def __init__(self, directory: Path, busy_seconds: float = BUSY_SECONDS) -> None:
+        """Open, or make, the data directory (0700) with its key and its database. A lock that another process has on
+        the database is waited for `busy_seconds` long.
 
         Raises `BadSettings` when the directory cannot be used, and `VaultError` when key and database do not fit.
         """
         path = directory / DATABASE_NAME
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            require_own(directory)
             is_new = not path.exists()
             # Created here, as SQLite would with the umask's mode; its journal files take the mode of this one.
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
+            require_own(path)
+            key = read_or_make_key(directory / KEY_NAME, may_make=is_new or path.stat().st_size == 0)
         except OSError as error:
             raise BadSettings(
-                f"{directory}: cannot be used: {error.strerror}", "name a directory of your own with --data"
+                f"{directory}: cannot be used: {error.strerror}",
+                "make room, or name a directory of your own with --data",
             ) from None
-        self.vault = Vault(read_or_make_key(directory / KEY_NAME, may_make=is_new or path.stat().st_size == 0))
-        try:
-            self._connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+        require_own(directory / KEY_NAME)
+        self.vault = Vault(key)
+        with _translated(path):
+            self._connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)
             self._connection.row_factory = sqlite3.Row
-            self._connection.execute("PRAGMA journal_mode = WAL")
-            self._connection.execute("PRAGMA synchronous = FULL")
-            self._connection.execute("PRAGMA foreign_keys = ON")
-            self._connection.execute("PRAGMA secure_delete = ON")
+            for pragma in ("journal_mode = WAL", "synchronous = FULL", "foreign_keys = ON", "secure_delete = ON"):
+                self._connection.execute(f"PRAGMA {pragma}")
             self._migrate()
-        except sqlite3.DatabaseError as error:
-            raise BadSettings(f"{path}: {error}", "name another directory with --data") from None
         self._check_key(path)
 
     def close(self) -> None:
@@ -139,26 +165,26 @@ class Database:
 
     @contextmanager
     def transaction(self) -> Iterator[None]:
-        """All or nothing. Raises `AlreadyRunning` when another process keeps writing for ten seconds."""
-        try:
+        """All or nothing. Raises `Busy` while another process is writing, `StorageFailed` when the disk refuses."""
+        with _translated(Path(DATABASE_NAME)):
             self._connection.execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError:
-            raise AlreadyRunning("the database is busy", "try again") from None
-        try:
-            yield
-        except BaseException:
-            self._connection.execute("ROLLBACK")
-            raise
-        self._connection.execute("COMMIT")
+            try:
+                yield
+                self._connection.execute("COMMIT")
+            except BaseException:
+                if self._connection.in_transaction:  # SQLite itself has rolled back where the disk was full
+                    self._connection.execute("ROLLBACK")
+                raise
 
     @contextmanager
     def reading(self) -> Iterator[None]:
         """All reads inside see the database as it is at the first of them, whatever others write meanwhile."""
-        self._connection.execute("BEGIN")
-        try:
-            yield
-        finally:
-            self._connection.execute("ROLLBACK")
+        with _translated(Path(DATABASE_NAME)):
+            self._connection.execute("BEGIN")
+            try:
+                yield
+            finally:
+                self._connection.execute("ROLLBACK")
 
     def audit(self, service: int, event: str, actor: str, key: str | None = None, version: int | None = None) -> None:
         """Add an audit row to the transaction that does what it records."""

@@ -10,10 +10,11 @@ from typing import Final
 from nexus_agent import exactjson, template, wire
 from nexus_agent.errors import TemplateError, TooLarge
 from nexus_agent.exactjson import DecimalText
-from nexus_agent.model import VALUE_MAX_BYTES, Sensitive
+from nexus_agent.model import VALUE_MAX_BYTES, Config, Sensitive
 from nexus_agent.template import Reference
 
-MAX_DEPTH: Final = 32
+# With a value nested as deeply as a snapshot may be, it stays far below the interpreter's limit.
+MAX_DEPTH: Final = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,8 +39,8 @@ class _Filling:
 class Resolver:
     """Resolves the configs of one service. `configs` holds their JSON text, `secret` gives a secret's value by key.
 
-    `resolve` raises `TemplateError` for an unknown key, for a cycle, which it shows, and for more than 32 configs in a
-    row; `TooLarge` for what no client would read.
+    `resolve` raises `TemplateError` for an unknown key, for a cycle, which it shows, and for more than 16 configs in
+    a row; `TooLarge` for what no client would read.
     """
 
     def __init__(
@@ -111,14 +112,10 @@ class Resolver:
         filling.reaches_secret |= inner.reaches_secret
         filling.depth = max(filling.depth, inner.depth + 1)
         self._check_depth(filling, filling.depth)
-        return _bare(inner.json.reveal())
+        return Config(inner.json).text()
 
     def _check_depth(self, filling: _Filling, depth: int) -> None:
         if depth > MAX_DEPTH:
             raise TemplateError(
                 f"config {filling.key}: configs refer to configs over more than {MAX_DEPTH} steps", "shorten the chain"
             )
-
-
-def _bare(json: str) -> str:
-    return str(exactjson.load(json.encode())) if json.startswith('"') else json

@@ -1,6 +1,7 @@
 """The running server: listens for the wire and for administration, and stops cleanly."""
 
 import asyncio
+import re
 import socket
 from collections.abc import Callable
 from contextlib import AsyncExitStack
@@ -9,15 +10,17 @@ from pathlib import Path
 
 from aiohttp import web
 
+from nexus_agent import http_server, log
 from nexus_agent.errors import BadSettings
-from nexus_agent.listener import Lock, listen
+from nexus_agent.listener import BACKLOG, Lock, listen
 from nexus_local import admin
 from nexus_local.app import AdminFace, WireFace
 from nexus_local.store import Store
 from nexus_local.streams import Streams
 
 _DRAIN_SECONDS = 2.0
-_BACKLOG = 256
+# Whoever else writes to the database is short about it; all clients wait meanwhile.
+_BUSY_SECONDS = 1.0
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 
 
@@ -36,11 +39,12 @@ def address(text: str) -> Address:
         return Address(path=Path(text.removeprefix("unix:")).absolute())
     host, colon, port = text.rpartition(":")
     host = host.strip("[]")
-    if not colon or not port.isdigit() or int(port) > 65535:
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
         raise BadSettings(f"--listen {text}: no address", "write HOST:PORT or unix:PATH")
     if host not in _LOOPBACK:
         raise BadSettings(
-            f"--listen {text}: not on loopback", "keys would travel in clear text: put a TLS proxy before 127.0.0.1"
+            f"--listen {text}: not on loopback",
+            "keys would travel in clear text: put a TLS proxy before it that asks with Host: localhost",
         )
     return Address(host=host, port=int(port))
 
@@ -51,21 +55,20 @@ async def serve(directory: Path, where: Address, stop: asyncio.Event, ready: Cal
     Raises `AlreadyRunning` when another server has the directory, and `BadSettings` for an address that cannot be had.
     """
     async with AsyncExitStack() as stack:
-        store = Store(directory)
+        store = Store(directory, busy_seconds=_BUSY_SECONDS)
         stack.callback(store.close)
         lock = Lock(directory / "serve.lock", f"the data directory {directory}")
         stack.callback(lock.release)
         listener, endpoint = _bound(where, stack)
         admin_listener = stack.enter_context(listen(directory / admin.SOCKET_NAME, 0o600)).socket
         streams = Streams(store)
-        for handler, bound in (
-            (WireFace(store, streams).handle, listener),
-            (AdminFace(store, streams).handle, admin_listener),
-        ):
-            runner = web.ServerRunner(web.Server(handler, access_log=None), shutdown_timeout=_DRAIN_SECONDS)
+        faces = (WireFace(store, streams), listener), (AdminFace(store, streams), admin_listener)
+        for face, bound in faces:
+            served = http_server.server(face.handle, face.refused, log.get("nexus-local"))
+            runner = web.ServerRunner(served, shutdown_timeout=_DRAIN_SECONDS)
             await runner.setup()
             stack.push_async_callback(runner.cleanup)
-            await web.SockSite(runner, bound).start()
+            await web.SockSite(runner, bound, backlog=BACKLOG).start()
         store.set_endpoint(endpoint)
         async with asyncio.TaskGroup() as group:
             watching = group.create_task(streams.watch())
@@ -90,7 +93,7 @@ def _bound(where: Address, stack: AsyncExitStack) -> tuple[socket.socket, str]:
         raise BadSettings(
             f"{where.host}:{where.port}: cannot listen there: {error.strerror}", "choose another port; 0 is a free one"
         ) from None
-    bound.listen(_BACKLOG)
+    bound.listen(BACKLOG)
     bound.setblocking(False)
     host = f"[{where.host}]" if family == socket.AF_INET6 else where.host
     return bound, f"http://{host}:{bound.getsockname()[1]}"

@@ -67,9 +67,10 @@ class Services:
         with self._db.transaction():
             if self._db.row("SELECT 1 FROM service WHERE name = ?", name):
                 raise Conflict(f"there is a service {name} already", "choose another name")
+            uid = secrets.token_hex(16)
             number = self._db.execute(
                 "INSERT INTO service (uid, name, kind, environment, created_at) VALUES (?, ?, ?, ?, ?)",
-                secrets.token_hex(16),
+                uid,
                 name,
                 kind,
                 environment,
@@ -78,7 +79,7 @@ class Services:
             for role, key in (("primary", keys.primary), ("secondary", keys.secondary), ("public", keys.public)):
                 self._db.execute("INSERT INTO api_key VALUES (?, ?, ?, ?)", _hash(key.reveal()), number, role, now())
             self._db.audit(number, "service.created", actor)
-        return self.named(name), keys
+        return Service(number, uid, name, ServiceKind(kind), environment), keys
 
     def all(self) -> list[Service]:
         """All services by name."""

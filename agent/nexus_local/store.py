@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from nexus_agent import exactjson, wire
-from nexus_agent.errors import BadRequest, Conflict, NexusError, NotFound, ServiceKindMismatch, TemplateError, TooLarge
+from nexus_agent.errors import (
+    Conflict,
+    NotFound,
+    ServiceKindMismatch,
+    TemplateError,
+)
 from nexus_agent.model import (
-    KEYS_MAX,
-    VALUE_MAX_BYTES,
     Config,
     Flag,
     Secret,
@@ -19,9 +21,9 @@ from nexus_agent.model import (
     Sensitive,
     ServiceKind,
     Snapshot,
-    is_key,
 )
-from nexus_local.database import Database, now
+from nexus_local import limits
+from nexus_local.database import BUSY_SECONDS, Database, now
 from nexus_local.resolve import Resolver
 from nexus_local.services import Service, Services
 
@@ -41,22 +43,29 @@ class Change:
 class Store:
     """All reads and writes of one data directory. `actor` of a write is who did it, as the audit tells it."""
 
-    def __init__(self, directory: Path) -> None:
-        self._db = Database(directory)
+    def __init__(self, directory: Path, busy_seconds: float = BUSY_SECONDS) -> None:
+        self._db = Database(directory, busy_seconds)
         self.services = Services(self._db)
+        self._in_batch = False
 
     def close(self) -> None:
         """Let go of the database."""
         self._db.close()
 
+    @contextmanager
+    def batch(self, service: Service) -> Iterator[None]:
+        """Several writes to one service as one: all or nothing, and in any order, as what they give is checked once."""
+        with self._writing(service):
+            self._in_batch = True
+            try:
+                yield
+            finally:
+                self._in_batch = False
+
     def set_secret(self, service: Service, key: str, value: str, kind: SecretType, description: str, actor: str) -> int:
         """Write a new version and make it the active one; returns its number."""
         self._require_backend(service)
-        _check_key(key)
-        if len(value.encode()) > VALUE_MAX_BYTES:
-            raise TooLarge(f"secret {key} is over {VALUE_MAX_BYTES} bytes", "keep large files elsewhere")
-        if kind is SecretType.TEXT and "\0" in value:
-            raise BadRequest(f"secret {key} has a NUL character, which no text may have", "use --type file for bytes")
+        limits.check_secret(key, value, kind, description)
         with self._writing(service):
             row = self._db.row("SELECT id, newest, active FROM secret WHERE service = ? AND key = ?", service.id, key)
             existed = row is not None and row["active"] is not None
@@ -85,7 +94,7 @@ class Store:
         """The active version, with an audit row. Raises `NotFound`."""
         self._require_backend(service)
         with self._db.transaction():
-            secret = self._secrets(service).get(key)
+            secret = self._secrets(service, key).get(key)
             if secret is None:
                 raise NotFound(f"no secret {key!r} in {service.name}", "'nexus-local secret list' shows the keys")
             self._db.audit(service.id, "secret.get_by_key", actor, key, secret.version)
@@ -133,7 +142,7 @@ class Store:
         Raises `NotFound`, and `Conflict` when a config refers to a secret that would be gone.
         """
         self._require_backend(service)
-        with self._writing(service, deleting=f"secret {key}"):
+        with self._deleting(service, f"secret {key}"):
             row = self._db.row(
                 "SELECT id, active FROM secret WHERE service = ? AND key = ? AND active IS NOT NULL", service.id, key
             )
@@ -150,16 +159,7 @@ class Store:
     def set_config(self, service: Service, key: str, json: bytes, actor: str) -> None:
         """Set a config to a JSON value. Raises `BadRequest` for what is no JSON, `TemplateError` for what does not
         resolve."""
-        _check_key(key)
-        try:
-            value = exactjson.load(json)
-        except NexusError as error:
-            raise BadRequest(
-                f"config {key}: {error.detail}", "a config is JSON: write a string in quotes, as in '\"text\"'"
-            ) from None
-        text = exactjson.dump(value)
-        if len(text.encode()) > VALUE_MAX_BYTES:
-            raise TooLarge(f"config {key} is over {VALUE_MAX_BYTES} bytes")
+        text = limits.config_text(key, json)
         with self._writing(service):
             existed = self._db.row("SELECT 1 FROM config WHERE service = ? AND key = ?", service.id, key)
             self._db.execute("INSERT OR REPLACE INTO config VALUES (?, ?, ?, ?)", service.id, key, text, now())
@@ -172,7 +172,7 @@ class Store:
 
     def set_flag(self, service: Service, key: str, active: bool, actor: str) -> None:
         """Switch a flag, or make it."""
-        _check_key(key)
+        limits.check_key(key)
         with self._writing(service):
             existed = self._db.row("SELECT 1 FROM flag WHERE service = ? AND key = ?", service.id, key)
             self._db.execute("INSERT OR REPLACE INTO flag VALUES (?, ?, ?, ?)", service.id, key, int(active), now())
@@ -189,7 +189,7 @@ class Store:
             "config": "DELETE FROM config WHERE service = ? AND key = ? RETURNING 1",
             "flag": "DELETE FROM flag WHERE service = ? AND key = ? RETURNING 1",
         }
-        with self._writing(service, deleting=f"{group} {key}"):
+        with self._deleting(service, f"{group} {key}"):
             if not self._db.rows(statements[group], service.id, key):
                 raise NotFound(f"no {group} {key!r} in {service.name}", f"'nexus-local {group} list' shows the keys")
             self._record(service, f"{group}.deleted", key, None, actor)
@@ -247,11 +247,13 @@ class Store:
             kind=service.kind,
         )
 
-    def _secrets(self, service: Service) -> dict[str, Secret]:
+    def _secrets(self, service: Service, only: str | None = None) -> dict[str, Secret]:
         rows = self._db.rows(
             """SELECT key, version, type, sealed FROM secret
-               JOIN secret_version ON secret = id AND version = active WHERE service = ? ORDER BY key""",
+               JOIN secret_version ON secret = id AND version = active
+               WHERE service = ?1 AND (?2 IS NULL OR key = ?2) ORDER BY key""",
             service.id,
+            only,
         )
         opened = {}
         for row in rows:
@@ -271,17 +273,29 @@ class Store:
             )
 
     @contextmanager
-    def _writing(self, service: Service, deleting: str = "") -> Iterator[None]:
-        """A transaction after which every config must still resolve and the snapshot be small enough to be read."""
+    def _writing(self, service: Service) -> Iterator[None]:
+        """A transaction after which every client must still be able to read the service."""
+        if self._in_batch:
+            yield
+            return
         with self._db.transaction():
             yield
+            limits.check_readable(service.name, self._snapshot(service, public=False))
+
+    @contextmanager
+    def _deleting(self, service: Service, what: str) -> Iterator[None]:
+        """A transaction after which every config must still resolve. No value is opened: one that is damaged can go."""
+        with self._db.transaction():
+            yield
+            raw = self.configs(service)
+            rows = self._db.rows("SELECT key FROM secret WHERE service = ? AND active IS NOT NULL", service.id)
+            present = {row["key"]: "" for row in rows}
+            resolver = Resolver(raw, self.flags(service), present.get)
             try:
-                snapshot = self._snapshot(service, public=False)
+                for key in raw:
+                    resolver.resolve(key)
             except TemplateError as error:
-                if not deleting:
-                    raise
-                raise Conflict(f"{deleting} is in use: {error.detail}", "change or delete that config first") from None
-            _check_size(service, snapshot)
+                raise Conflict(f"{what} is in use: {error.detail}", "change or delete that config first") from None
 
     def _record(self, service: Service, event: str, key: str, version: int | None, actor: str) -> None:
         self._db.audit(service.id, event, actor, key, version)
@@ -291,20 +305,3 @@ class Store:
     def _require_backend(self, service: Service) -> None:
         if service.kind is ServiceKind.FRONTEND:
             raise ServiceKindMismatch(f"{service.name} is a frontend service, which has no secrets", "use a config")
-
-
-def _check_key(key: str) -> None:
-    if not is_key(key):
-        raise BadRequest(
-            "that is no key", "begin with a letter, go on with letters, digits and _ . : -, end with a letter or digit"
-        )
-
-
-def _check_size(service: Service, snapshot: Snapshot) -> None:
-    if len(snapshot) > KEYS_MAX:
-        raise TooLarge(f"{service.name} would have more than {KEYS_MAX} keys", "delete what is not used")
-    if len(wire.write_snapshot(snapshot, now())) > wire.BODY_MAX_BYTES:
-        raise TooLarge(
-            f"the snapshot of {service.name} would be over {wire.BODY_MAX_BYTES} bytes, which no client reads",
-            "delete what is not used, or keep large files elsewhere",
-        )

@@ -33,13 +33,14 @@ class Vault:
     def open(self, sealed: bytes, *context: str) -> bytes:
         """What was sealed. Raises `VaultError` for another key, another context, or a changed byte."""
         nonce, ciphertext = sealed[1 : 1 + _NONCE_BYTES], sealed[1 + _NONCE_BYTES :]
+        what = " version ".join(context[-2:])
         if sealed[:1] != _FORMAT:
-            raise VaultError(f"{' '.join(context)}: sealed in a format that is not known here")
+            raise VaultError(f"{what}: sealed in a format that is not known here")
         try:
             return self._cipher.decrypt(nonce, ciphertext, _bound(context))
         except (InvalidTag, ValueError):
             raise VaultError(
-                f"{' '.join(context)}: does not open",
+                f"{what}: does not open",
                 "the key file is another one than it was sealed with, or the row was changed",
             ) from None
 
@@ -54,7 +55,9 @@ def read_or_make_key(path: Path, may_make: bool) -> bytes:
     if may_make and not path.exists():
         _make_key(path)
     try:
-        key = path.read_bytes()
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+        with open(descriptor, "rb") as file:
+            key = file.read(_KEY_BYTES + 1)
     except OSError as error:
         raise VaultError(
             f"{path}: the key cannot be read: {error.strerror}",

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from nexus_agent import __version__
-from nexus_agent.errors import NexusError
+from nexus_agent.errors import NexusError, place_of
 
 _PROGRAM = "nexus-agent"
 
@@ -127,9 +127,9 @@ def fail(program: str, error: NexusError) -> None:
 
 def raise_internal(program: str, error: BaseException) -> None:
     """End with 70 for a fault of ours: its kind and place, but not its text, which may hold data."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    place = f"{Path(trace.tb_frame.f_code.co_filename).name}:{trace.tb_lineno}" if trace else "an unknown place"
-    click.echo(f"{program}: internal: {type(error).__name__} at {place}: please report this", err=True)
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    if isinstance(error, NexusError):
+        fail(program, error)
+    click.echo(f"{program}: internal: {type(error).__name__} at {place_of(error)}: please report this", err=True)
     sys.exit(70)

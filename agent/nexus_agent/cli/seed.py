@@ -25,15 +25,16 @@ class Seed:
     flags: dict[str, bool] = field(default_factory=dict)
 
     def write(self, store: Store, service: Service) -> None:
-        """Put everything into a service; configs come last, as they may refer to the rest."""
-        for key, value in self.texts.items():
-            store.set_secret(service, key, value, SecretType.TEXT, "", _ACTOR)
-        for key, value in self.files.items():
-            store.set_secret(service, key, value, SecretType.FILE, "", _ACTOR)
-        for key, active in self.flags.items():
-            store.set_flag(service, key, active, _ACTOR)
-        for key, text in self.configs.items():
-            store.set_config(service, key, text.encode(), _ACTOR)
+        """Put everything into a service at once, so that configs may refer to whatever comes with them."""
+        with store.batch(service):
+            for key, value in self.texts.items():
+                store.set_secret(service, key, value, SecretType.TEXT, "", _ACTOR)
+            for key, value in self.files.items():
+                store.set_secret(service, key, value, SecretType.FILE, "", _ACTOR)
+            for key, active in self.flags.items():
+                store.set_flag(service, key, active, _ACTOR)
+            for key, text in self.configs.items():
+                store.set_config(service, key, text.encode(), _ACTOR)
 
 
 def invented() -> Seed:

@@ -8,11 +8,12 @@ from urllib.parse import parse_qsl
 from aiohttp import web
 from structlog.typing import FilteringBoundLogger
 
-from nexus_agent import peer
+from nexus_agent import http_server, peer
 from nexus_agent.deliver import api, documents
 from nexus_agent.deliver.api import Follow, Pending, Refresh, Request, View
 from nexus_agent.deliver.responses import Response, problem
 from nexus_agent.errors import BadRequest, NexusError, NotFresh, NotReady
+from nexus_agent.listener import BACKLOG
 from nexus_agent.model import Snapshot, changes
 from nexus_agent.policy import Policy
 from nexus_agent.store import Store
@@ -47,10 +48,10 @@ class Face:
 
     async def run(self, listener: socket.socket) -> None:
         """Serve until cancelled; then let running requests finish, for a few seconds at most."""
-        server = web.Server(self._handle, access_log=None, keepalive_timeout=KEEP_ALIVE_SECONDS)
-        runner = web.ServerRunner(server, shutdown_timeout=DRAIN_SECONDS)
+        served = http_server.server(self._respond, _refused, self._log, keepalive_timeout=KEEP_ALIVE_SECONDS)
+        runner = web.ServerRunner(served, shutdown_timeout=DRAIN_SECONDS)
         await runner.setup()
-        await web.SockSite(runner, listener).start()
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
         try:
             await asyncio.get_running_loop().create_future()
         finally:
@@ -61,17 +62,6 @@ class Face:
     def _view(self) -> View:
         states = {name: store.current() for name, store in self._stores.items()}
         return View(states, self._policy, self._wall(), self._version)
-
-    async def _handle(self, raw: web.BaseRequest) -> web.StreamResponse:
-        try:
-            return await self._respond(raw)
-        except NexusError as error:
-            return _http(problem(error))
-        except (asyncio.CancelledError, ConnectionError):
-            raise
-        except Exception as error:  # the last line: a fault of ours must neither end the agent nor print a value
-            self._log.error("internal", kind=type(error).__name__)
-            return _http(problem(NexusError("the agent failed on this request", "its log has the kind of fault")))
 
     async def _respond(self, raw: web.BaseRequest) -> web.StreamResponse:
         if raw.content_length is not None and raw.content_length > REQUEST_MAX_BYTES:
@@ -153,6 +143,10 @@ def _request(raw: web.BaseRequest) -> Request:
         raise BadRequest("the query cannot be read", "write NAME=VALUE pairs joined by &, percent-encoded") from None
     headers = raw.headers
     return Request(raw.method, path, tuple(pairs), headers.get("Accept", ""), headers.get("If-None-Match", ""))
+
+
+def _refused(error: NexusError) -> web.Response:
+    return _http(problem(error))
 
 
 def _http(answer: Response) -> web.Response:

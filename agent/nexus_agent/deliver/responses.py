@@ -8,6 +8,7 @@ from nexus_agent import exactjson
 from nexus_agent.cadence import is_stale
 from nexus_agent.deliver.documents import Body
 from nexus_agent.errors import MethodNotAllowed, NexusError
+from nexus_agent.http_server import has_tag
 from nexus_agent.store import State
 
 PROBLEM_TYPE: Final = "application/problem+json"
@@ -65,8 +66,7 @@ def tagged(body: Body, if_none_match: str) -> Response:
 
 
 def _conditional(response: Response, if_none_match: str) -> Response:
-    """RFC 9110, 13.1.2. Only safe methods come here."""
-    known = [tag.strip().removeprefix("W/") for tag in if_none_match.split(",")]
-    if response.headers["ETag"] in known or known == ["*"]:
+    """Only safe methods come here."""
+    if has_tag(if_none_match, response.headers["ETag"]):
         return Response(304, b"", response.content_type, response.headers)
     return response
