@@ -342,8 +342,8 @@ def test_before_there_are_values() -> None:
 @pytest.mark.parametrize(
     ("state", "wanted"),
     [
-        (replace(STATE, public_key=True), "public_key_restricted"),
-        (State("shop", "", "", public_key=True), "public_key_restricted"),
+        (replace(STATE, sync=SyncReport(public_key=True)), "public_key_restricted"),
+        (State("shop", "", "", sync=SyncReport(public_key=True)), "public_key_restricted"),
         (replace(STATE, snapshot=replace(SNAPSHOT, public=True)), "public_key_restricted"),
         (replace(STATE, snapshot=replace(SNAPSHOT, kind=ServiceKind.FRONTEND)), "service_kind_mismatch"),
     ],

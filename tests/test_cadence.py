@@ -97,7 +97,7 @@ def test_billing_waits_five_minutes_and_any_success_ends_it() -> None:
     assert after(frozen, Outcome.UNCHANGED, 310.0).condition is Condition.HEALTHY
 
 
-@pytest.mark.parametrize(("wait", "seconds"), [(None, 600.0), (100.0, 100.0), (-5.0, 0.0), (1e9, 86_400.0)], ids=str)
+@pytest.mark.parametrize(("wait", "seconds"), [(None, 600.0), (100.0, 100.0), (1e9, 86_400.0)], ids=str)
 def test_a_quarantine_closes_everything_until_it_is_over(wait: float | None, seconds: float) -> None:
     """No sync, no stream, no wish and no event gets through."""
     state = after(healthy(), Outcome.QUARANTINED, 10.0, wait=wait)
@@ -110,6 +110,30 @@ def test_a_quarantine_closes_everything_until_it_is_over(wait: float | None, sec
     assert connect >= 10.0 + seconds
     told_by_stream = cadence.stream_lost(healthy(), Verdict(Outcome.QUARANTINED, wait), 10.0, 0.0, PACE)
     assert cadence.next_fetch(told_by_stream, 10.0)[0] == 10.0 + seconds
+
+
+@pytest.mark.parametrize("wait", [None, 0.0, -5.0, -1e9])
+def test_a_quarantine_that_says_nothing_usable_is_ten_minutes(wait: float | None) -> None:
+    """Missing, or over already by a clock that must be wrong."""
+    state = cadence.answered(cadence.begin(0.0), Verdict(Outcome.QUARANTINED, wait), 0.0, 0.0, PACE)
+    assert cadence.next_fetch(state, 0.0)[0] == 600.0
+
+
+def test_a_quarantine_told_to_the_stream_outlives_a_sync_that_was_sent_before_it() -> None:
+    """The answer that comes later was asked for earlier."""
+    state = cadence.sent(cadence.begin(0.0), 0.0, Cause.OWN)
+    state = cadence.stream_lost(state, Verdict(Outcome.QUARANTINED, 3600.0), 1.0, 0.0, PACE)
+    state = cadence.answered(state, Verdict(Outcome.FRESH), 2.0, 0.0, PACE)
+    assert cadence.next_fetch(state, 2.0)[0] == 3601.0
+    assert cadence.next_connect(state, 2.0) == 3601.0
+    assert state.condition is Condition.QUARANTINED
+
+
+def test_patience_is_not_shortened_by_a_stream_that_is_cut() -> None:
+    """After 402 Nexus is left alone for five minutes, stream or not."""
+    state = cadence.answered(cadence.begin(0.0), Verdict(Outcome.BILLING), 0.0, 0.0, PACE)
+    state = cadence.stream_lost(state, Verdict(Outcome.UNAVAILABLE), 1.0, 0.0, PACE)
+    assert cadence.next_fetch(state, 1.0)[0] == 300.0
 
 
 @pytest.mark.parametrize(("wait", "seconds"), [(None, 60.0), (0.0, 1.0), (30.0, 30.0), (1e6, 900.0)], ids=str)
@@ -152,10 +176,10 @@ def test_a_storm_of_events_is_one_fetch_at_once_and_then_one_a_second() -> None:
 def test_a_connection_is_one_fetch_with_or_without_a_resync() -> None:
     """The resync of Nexus triggers it at once; without one it comes two seconds later."""
     opened = cadence.stream_opened(healthy(), 1.0, 0.0, PACE)
-    assert cadence.next_fetch(opened, 1.0) == (3.0, Cause.EVENT)
+    assert cadence.next_fetch(opened, 1.0) == (3.0, Cause.OWN)
     resynced = cadence.hinted(opened, 1.1)
     assert cadence.next_fetch(resynced, 1.1) == (1.1, Cause.EVENT)
-    assert cadence.sent(resynced, 1.1, Cause.EVENT).hint_due is None
+    assert cadence.next_fetch(cadence.sent(resynced, 1.1, Cause.EVENT), 1.2)[0] > 60.0
 
 
 def test_a_wish_is_for_now_and_within_the_budget() -> None:
@@ -207,6 +231,7 @@ class World:
     own: list[float] = field(default_factory=list)
     everything: list[float] = field(default_factory=list)
     events: list[float] = field(default_factory=list)
+    hints: int = 0
 
     def send_what_is_due(self, verdict: Verdict, chance: float) -> None:
         """As the engine does: one request at a time, at the moment that the table gives."""
@@ -256,11 +281,13 @@ def test_the_budget_holds_whatever_happens(steps: list[tuple[float, str, Verdict
     }
     for pause, happening, verdict, chance in steps:
         world.now += min(pause, tick)
+        world.hints += happening == "hint"
         world.state = happenings[happening](verdict, chance)
         world.send_what_is_due(verdict, chance)
     assert most_in_a_minute(world.own) <= cadence.OWN_PER_MINUTE
     assert most_in_a_minute(world.everything) <= cadence.ALL_PER_MINUTE
     assert all(b - a >= cadence.EVENT_SPACING - 1e-6 for a, b in pairwise(world.events))
+    assert len(world.events) <= world.hints  # nothing else is counted as an event
 
 
 def test_the_control_without_the_budget_it_would_be_exceeded() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from typing import Self
 
 import pytest
@@ -36,10 +37,13 @@ class Nexus:
         self.most_in_flight = 0
         self.gate: asyncio.Event | None = None
         self.stream_refused: Answer | None = None
+        self.stream_ends: Answer | None = None
+        self.on_request: Callable[[], None] = lambda: None
         self.stream: asyncio.Queue[str | Answer] = asyncio.Queue()
 
     async def fetch(self, etag: str = "") -> Answer:
         """One sync."""
+        self.on_request()
         self.in_flight += 1
         self.most_in_flight = max(self.most_in_flight, self.in_flight)
         self.etags.append(etag)
@@ -53,17 +57,20 @@ class Nexus:
         finally:
             self.in_flight -= 1
 
-    async def events(self, opened: Callable[[], None]) -> AsyncIterator[str]:
+    async def events(self, opened: Callable[[], None]) -> AsyncIterator[list[str]]:
         """The stream."""
+        self.on_request()
         self.streams += 1
         if self.stream_refused is not None:
             raise StreamRefused(self.stream_refused)
         opened()
+        if self.stream_ends is not None:
+            raise StreamRefused(self.stream_ends)
         while True:
             item = await self.stream.get()
             if isinstance(item, Answer):
                 raise StreamRefused(item)
-            yield item
+            yield [item]
 
 
 class Running:
@@ -75,14 +82,20 @@ class Running:
         self.store = Store(State("shop", "test", "https://h"))
         self.sync = Sync(nexus, self.store, Pace(), allow_empty, clock, log.get("sync"))
         self.task = asyncio.create_task(self.sync.run())
+        self.wishes: list[asyncio.Task[None]] = []
+
+    def wish(self) -> None:
+        """A local client asks for a refresh, and whatever comes of it."""
+        self.wishes.append(asyncio.create_task(self.sync.refresh()))
 
     async def __aenter__(self) -> Self:
         await self.clock.asleep()
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self.task.cancel()
-        await asyncio.gather(self.task, return_exceptions=True)
+        for task in (self.task, *self.wishes):
+            task.cancel()
+        await asyncio.gather(self.task, *self.wishes, return_exceptions=True)
 
 
 async def test_the_first_answer_is_published_and_the_stream_opened(clock: Clock) -> None:
@@ -202,6 +215,53 @@ async def test_refresh_says_when_it_did_not_help(clock: Clock) -> None:
         with pytest.raises(NotFresh, match="503"):
             await running.sync.refresh()
         assert running.store.current().snapshot is not None
+
+
+@pytest.mark.parametrize("chance", [0.0, 0.05, 0.1, 0.3])
+async def test_a_stream_that_ends_at_once_stays_within_the_budget(clock: Clock, chance: float) -> None:
+    """Each connection is a request of our own, and so is the fetch after it: nobody hinted at anything."""
+    clock.fixed_chance = chance
+    nexus = Nexus(fresh())
+    sent: list[float] = []
+    nexus.on_request = lambda: sent.append(clock.now)
+    nexus.stream_ends = UNAVAILABLE
+    async with Running(clock, nexus):
+        for _ in range(600):
+            await clock.advance(0.5)
+    assert len(sent) > 12  # the control: it did come back again and again
+    assert max(sum(1 for other in sent if at <= other < at + 60) for at in sent) <= 12
+
+
+async def test_requests_that_cross_share_one_budget(clock: Clock) -> None:
+    """A fetch that goes out, and has no answer yet, while the stream waits for its turn: it moves that turn."""
+    clock.fixed_chance = 0.99
+    nexus = Nexus(fresh())
+    sent: list[float] = []
+    nexus.on_request = lambda: sent.append(clock.now)
+    nexus.stream_refused = UNAVAILABLE
+    start = clock.now
+    async with Running(clock, nexus) as running:
+        await clock.advance(16)  # a sync, and the stream at 0, 1, 3, 7 and 15 seconds; its next turn is at 31
+        for number in range(5):
+            nexus.answers = [fresh() if number < 4 else UNAVAILABLE]
+            running.wish()
+            await clock.advance(0.1)
+        assert len(sent) == 11  # the control: one more is allowed in this minute, and is due in a second
+        nexus.gate = asyncio.Event()
+        await clock.advance(40)
+        assert len(sent) == 12
+        assert nexus.streams == 5
+        await clock.advance(start + 61 - clock.now)
+        assert nexus.streams == 6
+
+
+async def test_the_kind_of_the_key_is_that_of_the_last_one_used(clock: Clock) -> None:
+    """A public key that is replaced by a secret one needs no restart."""
+    nexus = Nexus(replace(fresh(), public_key=True), replace(fresh(), public_key=False))
+    async with Running(clock, nexus) as running:
+        assert running.store.current().sync.public_key
+        await clock.advance(400)
+        assert not running.store.current().sync.public_key
 
 
 async def test_in_a_quarantine_nothing_is_sent(clock: Clock) -> None:

@@ -86,8 +86,8 @@ def test_stream_vectors_cut_anywhere(data: st.DataObject) -> None:
 async def collect(upstream: Upstream, names: list[str]) -> None:
     """Follow the stream to its end."""
     async with asyncio.timeout(20):
-        async for name in upstream.events(lambda: None):
-            names.append(name)  # noqa: PERF401  # what came before the end must be there when it raises
+        async for together in upstream.events(lambda: None):
+            names.extend(together)
 
 
 @pytest.mark.parametrize("vector", SSE, ids=lambda vector: vector.name)
@@ -120,7 +120,7 @@ BODIES = [b"", b'{"error":"x","message":"m"}', b"<html></html>", b'{"error":"x",
 def test_every_status_with_every_body_has_its_outcome(status: int) -> None:
     """None, a JSON error, a page of something between, half an answer: one decision each."""
     for body in BODIES:
-        answer = wire.read_answer(status, {}, body, False, NOW)
+        answer = wire.read_answer(status, {}, body, public=False, etag='"1"', now=NOW)
         if status in EXPECTED:
             expected = EXPECTED[status]
         elif status < 300:
@@ -157,7 +157,13 @@ def moment(seconds: float) -> str:
 )
 def test_retry_after(header: str, wait: float | None) -> None:
     """Seconds or a date; what is neither is nothing."""
-    assert wire.read_answer(429, {"Retry-After": header}, b"", False, NOW).verdict.wait == wait
+    assert wire.read_answer(429, {"Retry-After": header}, b"", public=False, etag='"1"', now=NOW).verdict.wait == wait
+
+
+def test_unchanged_is_no_answer_to_a_question_without_a_tag() -> None:
+    """It would count as health while there is nothing."""
+    assert wire.read_answer(304, {}, b"", public=False, etag="", now=NOW).verdict.outcome is Outcome.INVALID
+    assert wire.read_answer(304, {}, b"", public=False, etag='"1"', now=NOW).verdict.outcome is Outcome.UNCHANGED
 
 
 @pytest.mark.parametrize(
@@ -174,14 +180,14 @@ def test_retry_after(header: str, wait: float | None) -> None:
 def test_a_quarantine_says_until_when(expires_at: str, wait: float | None) -> None:
     """RFC 3339 with any offset; what cannot be read is nothing."""
     body = f'{{"error":"quarantined","reason":"r","expires_at":{expires_at}}}'.encode()
-    verdict = wire.read_answer(429, {}, body, False, NOW).verdict
+    verdict = wire.read_answer(429, {}, body, public=False, etag='"1"', now=NOW).verdict
     assert (verdict.outcome, verdict.wait) == (Outcome.QUARANTINED, wait)
 
 
 def test_a_body_is_never_quoted() -> None:
     """Not even when it is what was wrong."""
     for status in (200, 401, 500):
-        assert CANARY not in wire.read_answer(status, {}, CANARY.encode(), False, NOW).problem
+        assert CANARY not in wire.read_answer(status, {}, CANARY.encode(), public=False, etag='"1"', now=NOW).problem
 
 
 def test_limits() -> None:

@@ -17,7 +17,7 @@ MINUTE: Final = 60.0
 OWN_PER_MINUTE: Final = 12
 ALL_PER_MINUTE: Final = 60
 EVENT_SPACING: Final = 1.0
-# Nexus sends `resync` right after it accepts a stream. Without it, the connection itself counts as the hint.
+# Nexus sends `resync` right after it accepts a stream. Without it, the connection itself is a reason to ask.
 RESYNC_GRACE: Final = 2.0
 BACKOFF_FIRST: Final = 1.0
 BACKOFF_CAP: Final = 60.0
@@ -71,7 +71,7 @@ class State:
     closed_until: float = 0.0
     stream_due: float | None = None
     stream_up: bool = False
-    awaiting_resync: bool = False
+    resync_due: float | None = None
     failures: int = 0
     stream_failures: int = 0
     healthy_since: float | None = None
@@ -92,7 +92,7 @@ def begin(now: float) -> State:
 
 def next_fetch(state: State, now: float) -> tuple[float, Cause]:
     """The earliest moment at which the next sync may be sent, and the reason it is counted under."""
-    due = state.due if state.wish_due is None else min(state.due, state.wish_due)
+    due = min(moment for moment in (state.due, state.wish_due, state.resync_due) if moment is not None)
     own = _permitted(state, max(due, state.closed_until, now), Cause.OWN)
     if state.hint_due is None:
         return own, Cause.OWN
@@ -117,7 +117,8 @@ def sent(state: State, now: float, cause: Cause, sync: bool = True) -> State:
     if not sync:
         return counted
     last_event = now if cause is Cause.EVENT else state.last_event
-    return replace(counted, hint_due=None, wish_due=None, due=now + BACKOFF_CAP, last_event=last_event)
+    due = now + BACKOFF_CAP
+    return replace(counted, hint_due=None, wish_due=None, resync_due=None, due=due, last_event=last_event)
 
 
 def answered(state: State, verdict: Verdict, now: float, chance: float, pace: Pace) -> State:
@@ -148,9 +149,9 @@ def asked(state: State, now: float) -> State:
 def hinted(state: State, now: float) -> State:
     """The stream said that something changed: fetch at once, and in a storm once a second."""
     earliest = now if state.last_event is None else max(now, state.last_event + EVENT_SPACING)
-    if state.hint_due is not None and not state.awaiting_resync:
+    if state.hint_due is not None:
         earliest = min(state.hint_due, earliest)
-    return replace(state, hint_due=earliest, awaiting_resync=False)
+    return replace(state, hint_due=earliest, resync_due=None)
 
 
 def stream_opened(state: State, now: float, chance: float, pace: Pace) -> State:
@@ -162,8 +163,7 @@ def stream_opened(state: State, now: float, chance: float, pace: Pace) -> State:
         stream_due=None,
         stream_since=now,
         due=due,
-        hint_due=now + RESYNC_GRACE,
-        awaiting_resync=True,
+        resync_due=now + RESYNC_GRACE,
     )
 
 
@@ -173,14 +173,15 @@ def stream_lost(state: State, verdict: Verdict, now: float, chance: float, pace:
     failures = 1 if lasted else state.stream_failures + 1
     bad_since = now if lasted or state.stream_bad_since is None else state.stream_bad_since
     cap = PATIENCE if now - bad_since >= STREAM_BAD_FOR_LONG else BACKOFF_CAP
+    is_healthy = state.condition is Condition.HEALTHY  # else there is a reason not to ask sooner
     lost = replace(
         state,
         stream_up=False,
-        awaiting_resync=False,
+        resync_due=None,
         stream_since=None,
         stream_failures=failures,
         stream_bad_since=bad_since,
-        due=min(state.due, now + spread(pace.poll_without_stream, chance)),
+        due=min(state.due, now + spread(pace.poll_without_stream, chance)) if is_healthy else state.due,
     )
     rule = RULES[verdict.outcome]
     if rule.delay is Delay.TOLD:
@@ -214,11 +215,11 @@ def _succeeded(state: State, now: float, chance: float, pace: Pace) -> State:
     wants_stream = state.stream_due if state.stream_up or state.stream_due is not None else now
     return replace(
         state,
-        condition=Condition.HEALTHY,
+        # A quarantine that was told to the stream meanwhile stays: this request was sent before it.
+        condition=state.condition if state.closed_until > now else Condition.HEALTHY,
         healthy_since=now if state.healthy_since is None else state.healthy_since,
         denials=0,
         first_denial=None,
-        closed_until=0.0,
         stream_due=wants_stream,
         due=due,
     )
@@ -249,7 +250,9 @@ def _condition(state: State, verdict: Verdict, now: float) -> Condition:
 
 def _told(verdict: Verdict) -> float:
     if verdict.outcome is Outcome.QUARANTINED:
-        return QUARANTINE_UNREADABLE if verdict.wait is None else min(max(verdict.wait, 0.0), QUARANTINE_MAX)
+        # One that is over already was measured by a clock that is wrong, here or there.
+        readable = verdict.wait is not None and verdict.wait > 0
+        return min(verdict.wait or 0.0, QUARANTINE_MAX) if readable else QUARANTINE_UNREADABLE
     wait = BACKOFF_CAP if verdict.wait is None else verdict.wait
     return min(max(wait, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
 

@@ -16,7 +16,7 @@ from nexus_agent.identity import Credential
 from nexus_agent.listener import Lock, listen
 from nexus_agent.policy import Policy
 from nexus_agent.settings import Service, Settings
-from nexus_agent.store import State, Store
+from nexus_agent.store import State, Store, SyncReport
 from nexus_agent.sync import Sync
 from nexus_agent.upstream import Upstream
 
@@ -96,7 +96,7 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], None]
 
 
 def _keep(service: Service, public: bool, upstream: Upstream, settings: Settings, clock: SystemClock) -> _Kept:
-    store = Store(State(service.name, service.environment, service.endpoint, public_key=public))
+    store = Store(State(service.name, service.environment, service.endpoint, sync=SyncReport(public_key=public)))
     group = settings.socket.group
     access = Access() if group is None else Access(0o440, group)
     files = Files(settings.runtime_directory / service.name / "files", access)

@@ -23,7 +23,8 @@ class Delivered:
 
 @dataclass(frozen=True, slots=True)
 class SyncReport:
-    """What an operator wants to know about how a service and Nexus get on. Times are Unix seconds."""
+    """What an operator wants to know about how a service and Nexus get on. Times are Unix seconds; `public_key` is
+    about the key that was used last."""
 
     condition: Condition = Condition.STARTING
     stream_up: bool = False
@@ -31,6 +32,7 @@ class SyncReport:
     last_attempt: float | None = None
     next_attempt: float | None = None
     requests: int = 0
+    public_key: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,6 @@ class State:
     name: str
     environment: str
     endpoint: str
-    public_key: bool = False
     snapshot: Snapshot | None = None
     generation: int = 0
     fetched_at: float = 0.0

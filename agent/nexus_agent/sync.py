@@ -46,7 +46,7 @@ class Nexus(Protocol):
         """One sync."""
         ...
 
-    def events(self, opened: Callable[[], None]) -> AsyncIterator[str]:
+    def events(self, opened: Callable[[], None]) -> AsyncIterator[list[str]]:
         """The stream's event names, until it raises `StreamRefused`."""
         ...
 
@@ -70,6 +70,7 @@ class Sync:
         self._requests = 0
         self._last_attempt: float | None = None
         self._problem = ""
+        self._public_key = store.current().sync.public_key
 
     async def run(self) -> None:
         """Fetch and follow the stream, for ever."""
@@ -95,12 +96,13 @@ class Sync:
     async def _fetching(self) -> None:
         while True:
             moment, cause = cadence.next_fetch(self._state, self._clock.monotonic())
-            if await self._interrupted(moment):
-                continue
+            if moment > self._clock.monotonic():
+                await self._wait(moment)
+                continue  # the time is asked for again: the stream may have used up what the budget had
             wishes, self._wishes = self._wishes, []
-            self._state = cadence.sent(self._state, self._clock.monotonic(), cause)
             self._requests += 1
             self._last_attempt = self._clock.wall()
+            self._move(cadence.sent(self._state, self._clock.monotonic(), cause))
             answer = await self._ask()
             served = self._take(answer)
             for wish in wishes:
@@ -120,6 +122,8 @@ class Sync:
 
     def _take(self, answer: Answer) -> bool:
         """Publish what may be published and move on; returns whether the values served are now the present ones."""
+        if answer.public_key is not None:
+            self._public_key = answer.public_key
         serving = RULES[answer.verdict.outcome].serving
         if serving is Serving.PUBLISH and answer.snapshot is not None:
             self._etag = answer.etag
@@ -156,13 +160,14 @@ class Sync:
             if moment is None:
                 await self._news.wait()
                 continue
-            if await self._interrupted(moment):
+            if moment > self._clock.monotonic():
+                await self._wait(moment)
                 continue
             self._move(cadence.sent(self._state, self._clock.monotonic(), Cause.OWN, sync=False))
             self._requests += 1
             try:
-                async for name in self._nexus.events(self._opened):
-                    self._log.debug("event", name=name)
+                async for names in self._nexus.events(self._opened):
+                    self._log.debug("events", names=names)
                     self._move(cadence.hinted(self._state, self._clock.monotonic()))
             except StreamRefused as error:
                 self._lost(error.answer)
@@ -191,22 +196,18 @@ class Sync:
                 last_attempt=self._last_attempt,
                 next_attempt=self._clock.wall() + moment - self._clock.monotonic(),
                 requests=self._requests,
+                public_key=self._public_key,
             )
         )
         news, self._news = self._news, asyncio.Event()
         news.set()
 
-    async def _interrupted(self, moment: float) -> bool:
-        """Wait until `moment`; returns whether the state changed before, so that the time must be asked for again."""
-        left = moment - self._clock.monotonic()
-        if left <= 0:
-            return False
+    async def _wait(self, moment: float) -> None:
+        """Come back at `moment`, or as soon as the state changes."""
+        # This very event: a task begins later, and by then the state may have changed and brought another one.
+        news, left = self._news.wait(), moment - self._clock.monotonic()
         async with asyncio.TaskGroup() as group:
-            # This very event: a task begins later, and by then the state may have changed and brought another one.
-            news = group.create_task(self._news.wait())
-            timer = group.create_task(self._clock.sleep(left))
-            await asyncio.wait((news, timer), return_when=asyncio.FIRST_COMPLETED)
-            came_first = news.done()
-            news.cancel()
-            timer.cancel()
-        return came_first
+            waits = group.create_task(news), group.create_task(self._clock.sleep(left))
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+            for wait in waits:
+                wait.cancel()

@@ -8,6 +8,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
@@ -94,19 +95,29 @@ class Upstream:
     async def fetch(self, etag: str = "") -> Answer:
         """Ask for the snapshot once. Raises `BadSettings` when there is no key to ask with."""
         key = self._key().reveal()
+        return replace(await self._fetch(key, etag), public_key=wire.is_public_key(key))
+
+    async def _fetch(self, key: str, etag: str) -> Answer:
         timeout = aiohttp.ClientTimeout(total=WHOLE_SECONDS, sock_connect=CONNECT_SECONDS, sock_read=IDLE_SECONDS)
         try:
             async with self._get(wire.SYNC_PATH, wire.request_headers(key, etag), timeout) as response:
                 limit = wire.BODY_MAX_BYTES if response.status == 200 else wire.ERROR_BODY_MAX_BYTES
                 body = await _bounded(response, limit)
-                return wire.read_answer(response.status, response.headers, body, wire.is_public_key(key), self._wall())
+                return wire.read_answer(
+                    response.status,
+                    response.headers,
+                    body,
+                    public=wire.is_public_key(key),
+                    etag=etag,
+                    now=self._wall(),
+                )
         except BadAnswer as error:
             return Answer(Verdict(Outcome.INVALID), problem=error.detail)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             return _failed(error)
 
-    async def events(self, opened: Callable[[], None]) -> AsyncIterator[str]:
-        """The names of the stream's events as they come; calls `opened` once Nexus has accepted the stream.
+    async def events(self, opened: Callable[[], None]) -> AsyncIterator[list[str]]:
+        """The names of the stream's events, those that come together together; calls `opened` once Nexus has accepted.
 
         Never ends by itself: raises `StreamRefused` when the stream is refused, cut, broken, or silent for 90 s.
         """
@@ -118,8 +129,8 @@ class Upstream:
                 opened()
                 reader = wire.EventReader()
                 async for chunk in response.content.iter_any():
-                    for name in reader.feed(chunk):
-                        yield name
+                    if names := list(reader.feed(chunk)):
+                        yield names
         except BadAnswer as error:
             raise StreamRefused(Answer(Verdict(Outcome.UNAVAILABLE), problem=error.detail)) from None
         except (aiohttp.ClientError, OSError, ValueError) as error:

@@ -58,12 +58,14 @@ _STATUS_OUTCOMES: Final[Mapping[int, Outcome]] = {
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer of Nexus, understood. `problem` says what is wrong with it in words that hold nothing of its body."""
+    """One answer of Nexus, understood. `problem` says what is wrong with it in words that hold nothing of its body;
+    `public_key` whether it was asked for with a public key, if it was asked for with any."""
 
     verdict: Verdict
     snapshot: Snapshot | None = None
     etag: str = ""
     problem: str = ""
+    public_key: bool | None = None
 
 
 def is_public_key(key: str) -> bool:
@@ -87,19 +89,22 @@ def stream_headers(key: str) -> dict[str, str]:
     return {**request_headers(key), "Accept": STREAM_TYPE}
 
 
-def read_answer(status: int, headers: Mapping[str, str], body: bytes, public: bool, now: float) -> Answer:
-    """What an answer to a sync, or a refused stream, means.
+def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, public: bool, etag: str, now: float) -> Answer:
+    """What an answer to a sync means.
 
-    `public`: whether the key that was sent is a public one by its prefix. `now`: Unix time in seconds, which absolute
-    times in the answer are measured against. Never raises: what cannot be used is an `Outcome` as well.
+    `public`: whether the key that was sent is a public one by its prefix. `etag`: the tag that was sent, or nothing.
+    `now`: Unix time in seconds, which absolute times in the answer are measured against. Never raises: what cannot be
+    used is an `Outcome` as well.
     """
     if status == 200:
         try:
             return Answer(Verdict(Outcome.FRESH), read_snapshot(body, public), headers.get("ETag", ""))
         except NexusError as error:
             return Answer(Verdict(Outcome.INVALID), problem=error.detail)
+    if status == 304 and etag:
+        return Answer(Verdict(Outcome.UNCHANGED))
     if status == 304:
-        return Answer(Verdict(Outcome.UNCHANGED), etag=headers.get("ETag", ""))
+        return Answer(Verdict(Outcome.INVALID), problem="Nexus answered 304, though it was not told what is known here")
     return refused(status, headers, body, now)
 
 

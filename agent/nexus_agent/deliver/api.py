@@ -261,7 +261,7 @@ def _values(state: State) -> Snapshot:
 
 def _with_secrets(state: State) -> Snapshot:
     """Secrets are refused to a public key and on a frontend service, whatever Nexus may have answered."""
-    if state.public_key or (state.snapshot is not None and state.snapshot.public):
+    if state.sync.public_key or (state.snapshot is not None and state.snapshot.public):
         raise PublicKeyRestricted(
             f"service {state.name} is configured with a public key, which has no secrets",
             "give the agent the service's secret key; configs and flags can be read with this one",

@@ -84,7 +84,7 @@ def _service_status(state: State, now: float) -> dict[str, object]:
     return {
         **service(state, now),
         "endpoint": state.endpoint,
-        "key_type": "public" if state.public_key or snapshot.public else "secret",
+        "key_type": "public" if state.sync.public_key or snapshot.public else "secret",
         "secrets": len(snapshot.secrets),
         "configs": len(snapshot.configs),
         "flags": len(snapshot.flags),
