@@ -1,6 +1,7 @@
 """Files for applications: whole sets, swapped at once, touched only when something changed."""
 
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -77,11 +78,56 @@ def test_what_a_kill_left_is_swept_and_repaired(files: Files) -> None:
     half = files.directory / "..7"
     half.mkdir()
     (half / "a").write_text("half")
-    (files.directory / "..data.new").symlink_to("..7")
+    (files.directory / "..new").symlink_to("..7")
     (files.directory / "old").symlink_to("..data/old")
     files.write(8, contents(a="2"))
     assert read(files) == {"a": "2"}
     assert sorted(path.name for path in files.directory.iterdir()) == ["..1", "..8", "..data", "a"]
+
+
+def test_links_are_mended_also_when_no_value_changed(files: Files) -> None:
+    """One that leads elsewhere would show a reader something else for ever."""
+    files.write(1, contents(a="1"))
+    (files.directory / "a").unlink()
+    (files.directory / "a").symlink_to("/etc/hostname")
+    assert files.write(2, contents(a="1"))
+    assert read(files) == {"a": "1"}
+    assert not files.write(3, contents(a="1"))
+
+
+def test_what_was_before_goes_when_it_is_told_to(files: Files) -> None:
+    """A key that is gone from Nexus is not to lie there for ever."""
+    files.write(1, contents(a="1"))
+    files.write(2, contents(b="2"))
+    assert sorted(path.name for path in files.directory.iterdir()) == ["..1", "..2", "..data", "b"]
+    files.forget_previous()
+    assert sorted(path.name for path in files.directory.iterdir()) == ["..2", "..data", "b"]
+    assert read(files) == {"b": "2"}
+
+
+def test_no_try_touches_what_readers_see(run_dir: Path, roles: None) -> None:
+    """A tmpfs without a name left, and a directory where a link belongs: again and again, and then there is room."""
+    place = run_dir / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m,nr_inodes=16,mode=755", "none", place], check=True)
+    try:
+        files = Files(place / "files", Access())
+        files.write(1, contents(a="1"))
+        many = contents(**{f"k{number}": "x" for number in range(10)})
+        for _ in range(3):
+            with pytest.raises(OSError, match="No space left"):
+                files.write(2, many)
+            assert read(files) == {"a": "1"}
+        (place / "files" / "b").mkdir()
+        for _ in range(3):
+            with pytest.raises(OSError, match="directory"):
+                files.write(3, contents(a="2", b="2"))
+            assert (files.directory / "a").read_text() == "1"
+        (place / "files" / "b").rmdir()
+        assert files.write(3, contents(a="2", b="2"))
+        assert read(files) == {"a": "2", "b": "2"}
+    finally:
+        subprocess.run(["umount", place], check=True)
 
 
 def test_a_failure_leaves_the_old_generation(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -69,3 +69,35 @@ def test_files_that_are_not_believed(run_dir: Path) -> None:
             of_file(wrong).read()
         assert str(wrong) in str(caught.value)
         assert CANARY not in str(caught.value)
+
+
+def test_a_pipe_that_stays_open_is_read_to_the_end_of_its_line() -> None:
+    """Its writer may keep its side; one that says nothing is not waited for for ever."""
+    read, write = os.pipe()
+    os.write(write, b"wxs_key\n")
+    assert Credential(CredentialSource(SourceKind.DESCRIPTOR, "fd:3", descriptor=read), "shop").read().reveal()
+    silent, mute = os.pipe()
+    with pytest.raises(BadSettings, match="nothing came"):
+        Credential(CredentialSource(SourceKind.DESCRIPTOR, "fd:3", descriptor=silent), "shop", patience=0.01).read()
+    os.close(write)
+    os.close(mute)
+
+
+def test_a_credential_of_systemd_may_have_an_acl(tmp_path: Path) -> None:
+    """Which shows as bits of the group; anywhere else those are refused."""
+    path = tmp_path / "k"
+    path.write_text("wxs_key")
+    path.chmod(0o440)
+    assert Credential(CredentialSource(SourceKind.CREDENTIAL, "credential:k", path=path), "shop").read().reveal()
+    with pytest.raises(BadSettings, match="others may read"):
+        Credential(CredentialSource(SourceKind.FILE, "file:k", path=path), "shop").read()
+    path.chmod(0o444)
+    with pytest.raises(BadSettings, match="others may read"):
+        Credential(CredentialSource(SourceKind.CREDENTIAL, "credential:k", path=path), "shop").read()
+
+
+@pytest.mark.parametrize("value", ["a b", "a\nb", "\udcff", "ä"])
+def test_a_variable_is_checked_as_a_file_is(value: str) -> None:
+    """It holds one key and nothing else."""
+    with pytest.raises(BadSettings, match="holds more than one key"):
+        Credential(CredentialSource(SourceKind.VALUE, "env:K", value=Sensitive(value)), "shop").read()

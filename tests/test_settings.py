@@ -54,7 +54,6 @@ SHOWN: dict[str, Any] = {
     "runtime.allow_disk = true": lambda s: s.allow_disk,
     'socket.path = "/r/x.sock"': lambda s: s.socket.path == Path("/r/x.sock"),
     'socket.mode = "0660"': lambda s: s.socket.mode == 0o660,
-    "socket.mode = 0o600": lambda s: s.socket.mode == 0o600,
     "socket.group = 5": lambda s: s.socket.group == 5,
     'socket.group = "root"': lambda s: s.socket.group == 0,
 }
@@ -150,7 +149,7 @@ def test_directories(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("file:/k", SourceKind.FILE),
         ("fd:3", SourceKind.DESCRIPTOR),
         ("env:MY_KEY", SourceKind.VALUE),
-        ("credential:name", SourceKind.FILE),
+        ("credential:name", SourceKind.CREDENTIAL),
     ],
 )
 def test_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credential: str, kind: SourceKind) -> None:
@@ -177,7 +176,7 @@ def test_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credential
         (BASE + '[socket]\ngroup = "no-such-group-here"\n', "socket.group: there is no such group"),
         (BASE.replace("shop", "a b"), "agent.toml:2: service[1].name: "),
         (BASE.replace("shop", "."), "agent.toml:2: service[1].name: "),
-        (BASE + BASE, "service shop: configured twice"),
+        (BASE + BASE, "agent.toml:6: service[2].name: is the name of an earlier service as well"),
         (BASE.replace("file:/k", "vault:x"), "agent.toml:4: service[1].credential: is no credential"),
         (BASE.replace("file:/k", "file:k"), "needs an absolute path after file:"),
         (BASE.replace("file:/k", "credential:a/b"), "needs a name after credential:"),
@@ -193,6 +192,30 @@ def test_credentials(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, credential
         ('[[service]]\nname = "a"\n', "has no endpoint, and WESTYX_SERVICE_ENDPOINT is not set"),
         ('service = "x"\n', "agent.toml:1: service: "),
         (BASE + "x = [\n", "no valid TOML"),
+        (BASE + "x = " + "[" * 3000, "nests too deeply"),
+        ('[service]\nname = "a"\n', "agent.toml:1: service: is a table that may be there several times"),
+        ("socket = 5\n" + BASE, "agent.toml:1: socket: is a section"),
+        ("socket.mode = {}\n" + BASE, "agent.toml:1: socket.mode: is no file mode"),
+        (BASE + "[socket]\nmode = 440\n", "agent.toml:6: socket.mode: is no file mode: write it in octal"),
+        (BASE + "[runtime]\nallow_disk = 7\n", "agent.toml:6: runtime.allow_disk: is neither true nor false"),
+        (BASE + "[runtime]\ndirectory = 7\n", "agent.toml:6: runtime.directory: has to be a path"),
+        (BASE + "environment = 7\n", "agent.toml:5: service[1].environment: has to be text"),
+        (BASE + "poll = true\n", "agent.toml:5: service[1].poll: is no duration"),
+        (BASE + "poll = inf\n", "agent.toml:5: service[1].poll: is not between 1s and 7d"),
+        (BASE + "poll = nan\n", "agent.toml:5: service[1].poll: is not between 1s and 7d"),
+        (BASE + 'poll = "99999999d"\n', "agent.toml:5: service[1].poll: is not between 1s and 7d"),
+        (BASE + "[socket]\ngroup = -1\n", "agent.toml:6: socket.group: is no group"),
+        (BASE + "[socket]\ngroup = true\n", "agent.toml:6: socket.group: is no group"),
+        (BASE + '[socket]\ngroup = "99999999999"\n', "agent.toml:6: socket.group: is no group"),
+        (BASE + '[socket]\ngroup = "²"\n', "agent.toml:6: socket.group: there is no such group"),
+        (BASE + '[socket]\npath = "/a\\u0000b"\n', "agent.toml:6: socket.path: needs an absolute path"),
+        (BASE + 'ca_file = "/a\\u0000b"\n', "agent.toml:5: service[1].ca_file: needs an absolute path"),
+        (BASE.replace("file:/k", "file:/k\\u0000"), "agent.toml:4: service[1].credential: is no credential"),
+        (BASE.replace("file:/k", "fd:²"), "needs the number of a descriptor after fd:"),
+        (BASE.replace("file:/k", "fd:99999999999999999999"), "needs the number of a descriptor after fd:"),
+        (BASE.replace("file:/k", "env:A B"), "needs the name of an environment variable after env:"),
+        (BASE.replace("https://h.example", "https://h:99999"), "is no endpoint"),
+        (BASE.replace("https://h.example", "unix:/" + "x" * 107), "too long for a socket"),
     ],
 )
 def test_problems(tmp_path: Path, text: str, said: str) -> None:
@@ -221,6 +244,38 @@ def test_problems_of_the_environment_name_the_variable(tmp_path: Path, monkeypat
     assert CANARY not in said
 
 
+def test_the_place_of_a_problem_is_where_it_was_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable wins over the file, so it is the variable that has to be mended."""
+    text = BASE + '[socket]\nmode = "0660"\n'
+    monkeypatch.setenv("NEXUS_AGENT_SOCKET__MODE", "rw")
+    assert "NEXUS_AGENT_SOCKET__MODE in the environment: is no file mode" in refused(tmp_path, text)
+    monkeypatch.delenv("NEXUS_AGENT_SOCKET__MODE")
+    monkeypatch.setenv("NEXUS_AGENT_SOCKET__GRUOP", "x")
+    said = refused(tmp_path, text)
+    assert "NEXUS_AGENT_SOCKET__GRUOP in the environment: there is no such key; did you mean group?" in said
+    monkeypatch.delenv("NEXUS_AGENT_SOCKET__GRUOP")
+    monkeypatch.setenv("NEXUS_AGENT_SERVICE", '[{"name": "a b"}]')
+    assert "NEXUS_AGENT_SERVICE in the environment: is no name" in refused(tmp_path, text)
+
+
+def test_what_kubernetes_puts_into_every_pod_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """There a Service may be called nexus-agent."""
+    for name in ("SERVICE_HOST", "SERVICE_PORT", "SERVICE_PORT_HTTP", "PORT", "PORT_80_TCP_ADDR"):
+        monkeypatch.setenv(f"NEXUS_AGENT_{name}", "x")
+    assert load(tmp_path, BASE).services[0].name == "shop"
+    monkeypatch.setenv("NEXUS_AGENT_SERVICES", "x")  # the control
+    assert "NEXUS_AGENT_SERVICES: there is no such section" in refused(tmp_path, BASE)
+
+
+def test_whoever_asks_an_agent_needs_none_of_its_keys(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The socket is found without what only the agent's unit has."""
+    path = tmp_path / "agent.toml"
+    path.write_text(BASE.replace("file:/k", "credential:k") + '[socket]\npath = "/r/a.sock"\n')
+    assert settings.socket_path(path) == Path("/r/a.sock")
+    with pytest.raises(BadSettings, match="CREDENTIALS_DIRECTORY"):  # the control
+        settings.load(path)
+
+
 def test_a_value_is_never_repeated(run_dir: Path) -> None:
     """Somebody may have put a key where a name belongs. The file itself lies in memory: disks are searched."""
     for key in ("name", "endpoint", "credential", "environment"):
@@ -228,6 +283,15 @@ def test_a_value_is_never_repeated(run_dir: Path) -> None:
         if key == "environment":
             text = BASE + f"environment = {{x = '{CANARY}'}}\n"
         assert CANARY not in refused(run_dir, text)
+    for text in (
+        BASE + f'proxy = "http://user:{CANARY}@ho\\u2100st"\n',
+        BASE + f'proxy = "http://user:x@[{CANARY}]"\n',
+        BASE.replace("https://h.example", f"https://user:{CANARY}@ho\\u2100st"),
+        BASE.replace("file:/k", f"env:{CANARY.replace('-', '_')}"),
+    ):
+        said = refused(run_dir, text)
+        assert CANARY not in said
+        assert CANARY.replace("-", "_") not in said
 
 
 def test_all_problems_at_once(tmp_path: Path) -> None:

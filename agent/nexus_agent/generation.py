@@ -9,6 +9,7 @@ A reader sees the old directory or the new one. One that wants several files of 
 `..data` first and the files relative to it. When bytes, mode and group are what they were, nothing is touched.
 """
 
+import itertools
 import os
 import shutil
 from collections.abc import Mapping
@@ -93,29 +94,35 @@ class Files:
         return self._target
 
     def write(self, generation: int, contents: Mapping[str, Sensitive[bytes]]) -> bool:
-        """Make `contents` what readers see, all at once. Returns whether anything had to change.
+        """Make `contents` what readers see, all at once. Returns whether anything had to change for them.
 
         Raises `OSError`; then readers still see what they saw before.
         """
         self._prepare()
         current = self._current()
         if current is not None and self._same(current, contents):
-            return False
-        fresh = self._target / f"..{generation}"
-        shutil.rmtree(fresh, ignore_errors=True)
+            return self._link(contents)
+        fresh = self._unused(generation)
         try:
             self._build(fresh, contents)
-            self._swap(fresh)
+            self._link(contents)
+            self._point(self._target / _DATA, fresh.name)
         except OSError:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
-        self._link(contents)
+        self._unlink(contents)
         self._sweep(keep={fresh.name} | ({current.name} if current else set()))
         return True
 
-    def remove(self) -> None:
-        """Take everything away."""
-        shutil.rmtree(self._target, ignore_errors=True)
+    def forget_previous(self) -> None:
+        """Take away every generation but the present one."""
+        current = self._current()
+        self._sweep(keep={current.name} if current else set())
+
+    def _unused(self, generation: int) -> Path:
+        """A name that is not taken: an earlier try may have left one behind, or be the present one."""
+        suffixes = itertools.chain(("",), (f"-{number}" for number in itertools.count(1)))
+        return next(p for suffix in suffixes if not (p := self._target / f"..{generation}{suffix}").exists())
 
     def _prepare(self) -> None:
         _make_passable(self._target.parent)
@@ -148,7 +155,7 @@ class Files:
             right = status.st_mode & 0o777 == self._access.mode and (group is None or status.st_gid == group)
             if not right or (current / name).read_bytes() != content.reveal():
                 return False
-        return all((self._target / name).is_symlink() for name in contents)
+        return True
 
     def _build(self, fresh: Path, contents: Mapping[str, Sensitive[bytes]]) -> None:
         fresh.mkdir(mode=0o700)
@@ -164,23 +171,36 @@ class Files:
         finally:
             os.close(directory)
 
-    def _swap(self, fresh: Path) -> None:
-        staged = self._target / "..data.new"
-        staged.unlink(missing_ok=True)
-        staged.symlink_to(fresh.name)
-        staged.rename(self._target / _DATA)
+    def _link(self, contents: Mapping[str, Sensitive[bytes]]) -> bool:
+        """Each name through `..data`; a new one leads nowhere before the swap, as if it were not there. Returns whether
+        any had to be made or mended."""
+        wrong = [name for name in contents if not _leads_to(self._target / name, f"{_DATA}/{name}")]
+        for name in wrong:
+            self._point(self._target / name, f"{_DATA}/{name}")
+        return bool(wrong)
 
-    def _link(self, contents: Mapping[str, Sensitive[bytes]]) -> None:
-        for name in contents:
-            link = self._target / name
-            if not link.is_symlink():
-                link.symlink_to(f"{_DATA}/{name}")
+    def _point(self, link: Path, goal: str) -> None:
+        """A symlink, made or changed in one step. Raises `OSError` where something else has the name."""
+        staged = self._target / "..new"
+        staged.unlink(missing_ok=True)
+        staged.symlink_to(goal)
+        try:
+            staged.rename(link)
+        except OSError:
+            staged.unlink()
+            raise
+
+    def _unlink(self, contents: Mapping[str, Sensitive[bytes]]) -> None:
         for entry in self._target.iterdir():
             if entry.is_symlink() and not entry.name.startswith("..") and entry.name not in contents:
                 entry.unlink()
 
     def _sweep(self, keep: set[str]) -> None:
-        """Old generations go; the previous one stays until the next change, for readers that have it open."""
+        """Generations that are not to be kept go, and whatever a kill left."""
         for entry in self._target.iterdir():
             if entry.name.startswith("..") and entry.name not in keep and not entry.is_symlink():
                 shutil.rmtree(entry, ignore_errors=True)
+
+
+def _leads_to(link: Path, goal: str) -> bool:
+    return link.is_symlink() and os.readlink(link) == goal

@@ -1,6 +1,7 @@
 """Where the credential of a service comes from, read anew for each request, so that a rotated key is used at once."""
 
 import os
+import select
 import stat
 from pathlib import Path
 
@@ -13,21 +14,28 @@ _MOST_BYTES = 4096
 
 
 class Credential:
-    """The key of one service. `read()` gives it, `public` says by its prefix that anybody may know it."""
+    """The key of one service. `read()` gives it, `public` says by its prefix that anybody may know it. A pipe that says
+    nothing is waited for `patience` seconds."""
 
-    def __init__(self, source: CredentialSource, service: str) -> None:
+    def __init__(self, source: CredentialSource, service: str, patience: float = 5.0) -> None:
+        self._patience = patience
         self._source = source
         self._service = service
-        self._once: Sensitive[str] | None = source.value if source.kind is SourceKind.VALUE else None
+        self._once: Sensitive[str] | None = None  # of what can be read only once, or does not change
 
     def read(self) -> Sensitive[str]:
         """The key as it is now. Raises `BadSettings`, naming the service and the source."""
         if self._once is not None:
             return self._once
         if self._source.kind is SourceKind.DESCRIPTOR:
-            self._once = self._checked(self._read_descriptor())  # a pipe can be read only once
+            self._once = self._checked(self._read_descriptor())
             return self._once
-        return self._checked(_read_private(self._source.path, self._where()))
+        if self._source.kind is SourceKind.VALUE:
+            self._once = self._checked(os.fsencode(self._source.value.reveal()))
+            return self._once
+        # systemd may give a unit's user access to its credentials by an ACL, which shows as bits of the group.
+        forbidden = 0o007 if self._source.kind is SourceKind.CREDENTIAL else 0o077
+        return self._checked(_read_private(self._source.path, self._where(), forbidden))
 
     @property
     def public(self) -> bool:
@@ -43,11 +51,21 @@ class Credential:
         return f"service {self._service}: credential {self._source.label}"
 
     def _read_descriptor(self) -> bytes:
+        """Everything up to the end, or to the end of a line: the writer may keep its side open."""
+        key = b""
         try:
-            with open(self._source.descriptor, "rb") as pipe:
-                return pipe.read(_MOST_BYTES)
-        except OSError as error:
-            raise BadSettings(f"{self._where()}: {error.strerror}", "pass the key on an open descriptor") from None
+            with open(self._source.descriptor, "rb", buffering=0) as pipe:
+                while b"\n" not in key and len(key) < _MOST_BYTES:
+                    if not select.select((pipe,), (), (), self._patience)[0]:
+                        hint = "write the key and a newline to it, or close it"
+                        raise BadSettings(f"{self._where()}: nothing came for {self._patience:.0f} s", hint)
+                    if not (piece := pipe.read(_MOST_BYTES)):
+                        break
+                    key += piece
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or "no open descriptor"
+            raise BadSettings(f"{self._where()}: {reason}", "pass the key on an open descriptor") from None
+        return key
 
     def _checked(self, raw: bytes) -> Sensitive[str]:
         text = raw.strip()
@@ -58,8 +76,8 @@ class Credential:
         return Sensitive(text.decode("ascii"))
 
 
-def _read_private(path: Path, where: str) -> bytes:
-    """A regular file of ours or root's that nobody else may read."""
+def _read_private(path: Path, where: str, forbidden: int) -> bytes:
+    """A regular file of ours or root's that nobody else may read: `forbidden` are the mode's bits for others."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
     except FileNotFoundError:
@@ -72,6 +90,6 @@ def _read_private(path: Path, where: str) -> bytes:
             raise BadSettings(f"{where}: is no regular file", "name the file that holds the key")
         if status.st_uid not in (0, os.geteuid()):
             raise BadSettings(f"{where}: belongs to another user", "give it to root or to the agent's user")
-        if status.st_mode & 0o077:
+        if status.st_mode & forbidden:
             raise BadSettings(f"{where}: others may read it", "chmod 600 (or 400) the file")
         return file.read(_MOST_BYTES)

@@ -6,6 +6,7 @@ problems are reported at once, each with its line, and none with a value.
 
 import grp
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Final
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from pydantic_settings.exceptions import SettingsError
 
@@ -21,7 +22,7 @@ from nexus_agent import settings_fields
 from nexus_agent.cadence import Pace
 from nexus_agent.errors import BadSettings
 from nexus_agent.model import Sensitive
-from nexus_agent.settings_report import describe, report
+from nexus_agent.settings_report import Places, describe, report
 
 DEFAULT_FILE: Final = Path("/etc/nexus-agent/agent.toml")
 PREFIX: Final = "NEXUS_AGENT_"
@@ -30,6 +31,7 @@ PREFIX: Final = "NEXUS_AGENT_"
 class SourceKind(Enum):
     """The places that a credential may come from."""
 
+    CREDENTIAL = "credential"
     FILE = "file"
     DESCRIPTOR = "fd"
     VALUE = "env"
@@ -79,8 +81,13 @@ class Settings:
     socket: Socket
 
 
-_Seconds = Annotated[float, BeforeValidator(settings_fields.seconds), Field(ge=1)]
-_Mode = Annotated[int, BeforeValidator(settings_fields.mode), Field(ge=0, le=0o777)]
+# What Kubernetes puts into the environment of every pod where a Service is called nexus-agent.
+_OF_KUBERNETES: Final = re.compile(r"NEXUS_AGENT_(SERVICE_HOST|SERVICE_PORT\w*|PORT\w*)")
+
+_Seconds = Annotated[float, BeforeValidator(settings_fields.seconds)]
+_Mode = Annotated[int, BeforeValidator(settings_fields.mode)]
+_Path = Annotated[Path, AfterValidator(settings_fields.absolute_path)]
+_Group = Annotated[str | int | None, BeforeValidator(settings_fields.group)]
 
 
 class _Section(BaseModel):
@@ -88,7 +95,7 @@ class _Section(BaseModel):
 
 
 class _Upstream(_Section):
-    ca_file: Path | None = None
+    ca_file: _Path | None = None
     proxy: Annotated[str | None, BeforeValidator(settings_fields.proxy)] = None
     poll: _Seconds | None = None
     poll_without_stream: _Seconds | None = None
@@ -102,7 +109,7 @@ class _Service(_Upstream):
 
 
 class _Runtime(_Section):
-    directory: Path | None = None
+    directory: _Path | None = None
     allow_disk: bool = False
 
 
@@ -111,9 +118,9 @@ class _Policy(_Section):
 
 
 class _Socket(_Section):
-    path: Path | None = None
+    path: _Path | None = None
     mode: _Mode = 0o666
-    group: str | int | None = None
+    group: _Group = None
 
 
 class _Document(BaseSettings):
@@ -144,36 +151,31 @@ def load(config: Path | None = None) -> Settings:
 
     Raises `BadSettings` with every problem of the file and the environment.
     """
-    environ = os.environ
-    named = config or (Path(environ["NEXUS_AGENT_CONFIG"]) if environ.get("NEXUS_AGENT_CONFIG") else None)
-    text = _read(named)
-    where = str(named or DEFAULT_FILE)
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise BadSettings(f"{where}: no valid TOML: {error}", "correct the line") from None
-    unknown = _unknown_variables(environ)
-    try:
-        document = _Document(**table)
-    except ValidationError as error:
-        raise BadSettings(*report(_Document, error, text, where, PREFIX, unknown)) from None
-    except SettingsError:
-        raise BadSettings(
-            "a NEXUS_AGENT_ variable of a whole section is no JSON",
-            "set NEXUS_AGENT_<SECTION>__<KEY> for one key; NEXUS_AGENT_SERVICE takes a JSON list of tables",
-        ) from None
-    if unknown:
-        raise BadSettings(*describe(unknown))
-    return _resolve(document, environ, where)
+    document, places = _document(config)
+    problems: list[str] = []
+    services = document.service or _service_of_environment(places)
+    names = [service.name for service in services]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            problems.append(f"{places.of(('service', index, 'name'))}: is the name of an earlier service as well")
+    resolved = [_service(service, document, places, index, problems) for index, service in enumerate(services)]
+    group = _group(document.socket.group, places, problems)
+    if problems:
+        raise BadSettings(*describe(problems))
+    runtime, path = _places(document, places.environ)
+    return Settings(
+        services=tuple(service for service in resolved if service is not None),
+        runtime_directory=runtime,
+        allow_disk=document.runtime.allow_disk,
+        socket=Socket(path, document.socket.mode, group),
+    )
 
 
 def socket_path(config: Path | None = None) -> Path:
-    """Where the agent that these settings describe listens, even when no service is configured for this caller."""
-    environ = os.environ
-    if config or environ.get("NEXUS_AGENT_CONFIG") or DEFAULT_FILE.exists():
-        return load(config).socket.path
-    explicit = environ.get(f"{PREFIX}SOCKET__PATH")
-    return Path(explicit) if explicit else _runtime_directory(None, environ) / "agent.sock"
+    """Where the agent that these settings describe listens. Services and keys are not looked at: whoever asks an agent
+    need not be able to read what the agent can."""
+    document, places = _document(config)
+    return _places(document, places.environ)[1]
 
 
 def user_runtime_directory() -> str | None:
@@ -195,58 +197,67 @@ def _read(named: Path | None) -> str:
         raise BadSettings(f"{path}: cannot be read: {error.strerror}", "check its owner and mode") from None
 
 
+def _document(config: Path | None) -> tuple[_Document, Places]:
+    environ = os.environ
+    named = config or (Path(environ["NEXUS_AGENT_CONFIG"]) if environ.get("NEXUS_AGENT_CONFIG") else None)
+    places = Places(_read(named), str(named or DEFAULT_FILE), PREFIX, environ)
+    try:
+        table = tomllib.loads(places.text)
+    except tomllib.TOMLDecodeError as error:
+        raise BadSettings(f"{places.where}: no valid TOML: {error}", "correct the line") from None
+    except RecursionError:
+        raise BadSettings(f"{places.where}: nests too deeply", "a settings file has sections and keys") from None
+    unknown = _unknown_variables(environ)
+    try:
+        document = _Document(**table)
+    except ValidationError as error:
+        raise BadSettings(*describe(report(_Document, error, places) + unknown)) from None
+    except SettingsError:
+        raise BadSettings(
+            "a NEXUS_AGENT_ variable of a whole section is no JSON",
+            "set NEXUS_AGENT_<SECTION>__<KEY> for one key; NEXUS_AGENT_SERVICE takes a JSON list of tables",
+        ) from None
+    if unknown:
+        raise BadSettings(*describe(unknown))
+    return document, places
+
+
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
     sections = {f"{PREFIX}{name.upper()}" for name in _Document.model_fields}
     mine = (name for name in environ if name.startswith(PREFIX) and name != f"{PREFIX}CONFIG")
     return [
         f"{name}: there is no such section; they are {', '.join(sorted(sections))}"
         for name in sorted(mine)
-        if name.split("__")[0].upper() not in sections
+        if name.split("__")[0].upper() not in sections and not _OF_KUBERNETES.fullmatch(name)
     ]
 
 
-def _resolve(document: _Document, environ: Mapping[str, str], where: str) -> Settings:
-    problems: list[str] = []
-    services = document.service or _service_of_environment(environ, where)
-    names = [service.name for service in services]
-    problems += [f"service {name}: configured twice" for name in sorted({n for n in names if names.count(n) > 1})]
-    resolved = [_service(service, document, environ, problems) for service in services]
-    group = _group(document.socket.group, problems)
-    if problems:
-        raise BadSettings(*describe([f"{where}: {problem}" for problem in problems]))
+def _places(document: _Document, environ: Mapping[str, str]) -> tuple[Path, Path]:
+    """The runtime directory, and the path of the socket."""
     runtime = _runtime_directory(document.runtime.directory, environ)
-    path = document.socket.path or runtime / "agent.sock"
-    for label, absolute in (("runtime.directory", runtime), ("socket.path", path)):
-        if not absolute.is_absolute():
-            raise BadSettings(f"{where}: {label}: needs an absolute path")
-    return Settings(
-        services=tuple(service for service in resolved if service is not None),
-        runtime_directory=runtime,
-        allow_disk=document.runtime.allow_disk,
-        socket=Socket(path, document.socket.mode, group),
-    )
+    return runtime, document.socket.path or runtime / "agent.sock"
 
 
-def _service_of_environment(environ: Mapping[str, str], where: str) -> tuple[_Service, ...]:
-    if not environ.get("WESTYX_SERVICE_ENDPOINT", "").strip():
+def _service_of_environment(places: Places) -> tuple[_Service, ...]:
+    if not places.environ.get("WESTYX_SERVICE_ENDPOINT", "").strip():
         raise BadSettings(
-            f"no service: {where} has no [[service]] and WESTYX_SERVICE_ENDPOINT is not set",
+            f"no service: {places.where} has no [[service]] and WESTYX_SERVICE_ENDPOINT is not set",
             "write a [[service]] with name, endpoint and credential, or set WESTYX_SERVICE_ENDPOINT and NEXUS_API_KEY",
         )
     return (_Service(name="default"),)
 
 
-def _service(service: _Service, document: _Document, environ: Mapping[str, str], problems: list[str]) -> Service | None:
+def _service(service: _Service, document: _Document, places: Places, index: int, problems: list[str]) -> Service | None:
     endpoint = service.endpoint
     if endpoint is None:
+        given = places.environ.get("WESTYX_SERVICE_ENDPOINT", "").strip()
         try:
-            endpoint = str(settings_fields.endpoint(environ.get("WESTYX_SERVICE_ENDPOINT", "")))
+            endpoint = str(settings_fields.endpoint(given))
         except ValueError as error:
-            missing = not environ.get("WESTYX_SERVICE_ENDPOINT", "").strip()
-            reason = "has no endpoint, and WESTYX_SERVICE_ENDPOINT is not set"
-            problems.append(f"service {service.name}: {reason if missing else f'WESTYX_SERVICE_ENDPOINT {error}'}")
+            missing = f"{places.of(('service', index))}: has no endpoint, and WESTYX_SERVICE_ENDPOINT is not set"
+            problems.append(f"WESTYX_SERVICE_ENDPOINT in the environment: {error}" if given else missing)
             return None
-    source = _source(service, environ, problems)
+    source = _source(service, places, index, problems)
     if source is None:
         return None
     shared, pace = document.upstream, Pace()
@@ -265,38 +276,38 @@ def _service(service: _Service, document: _Document, environ: Mapping[str, str],
     )
 
 
-def _source(service: _Service, environ: Mapping[str, str], problems: list[str]) -> CredentialSource | None:
+def _source(service: _Service, places: Places, index: int, problems: list[str]) -> CredentialSource | None:
     label = service.credential or "env:NEXUS_API_KEY"
+    place = places.of(("service", index, "credential"))
     kind, _, rest = label.partition(":")
     if kind == "file":
         return CredentialSource(SourceKind.FILE, label, path=Path(rest))
     if kind == "fd":
         return CredentialSource(SourceKind.DESCRIPTOR, label, descriptor=int(rest))
     if kind == "credential":
-        directory = environ.get("CREDENTIALS_DIRECTORY")
+        directory = places.environ.get("CREDENTIALS_DIRECTORY")
         if directory:
-            return CredentialSource(SourceKind.FILE, label, path=Path(directory, rest))
-        problems.append(
-            f"service {service.name}: {label}: CREDENTIALS_DIRECTORY is not set; systemd sets it for a unit"
-        )
+            return CredentialSource(SourceKind.CREDENTIAL, label, path=Path(directory, rest))
+        problems.append(f"{place}: CREDENTIALS_DIRECTORY is not set; systemd sets it for a unit with LoadCredential=")
         return None
-    value = environ.get(rest, "").strip()
-    if value:
-        return CredentialSource(SourceKind.VALUE, label, value=Sensitive(value))
+    value = places.environ.get(rest, "")
+    # Somebody may have written the key itself where the name of a variable belongs.
+    name = rest if rest.isupper() else "that it names"
+    if value.strip():
+        return CredentialSource(SourceKind.VALUE, f"env:{name}", value=Sensitive(value))
     advice = "set it, or give the service a credential" if service.credential is None else "set it"
-    problems.append(f"service {service.name}: the environment variable {rest} is not set or empty; {advice}")
+    problems.append(f"{place}: the environment variable {name} is not set or empty; {advice}")
     return None
 
 
-def _group(group: str | int | None, problems: list[str]) -> int | None:
+def _group(group: str | int | None, places: Places, problems: list[str]) -> int | None:
     if group is None or isinstance(group, int):
         return group
-    if group.isdigit():
-        return int(group)
     try:
         return grp.getgrnam(group).gr_gid
     except KeyError:
-        problems.append("socket.group: there is no such group on this machine")
+        hint = "create it with groupadd, or write another name"
+        problems.append(f"{places.of(('socket', 'group'))}: there is no such group on this machine; {hint}")
         return None
 
 

@@ -1,6 +1,8 @@
-"""What is wrong with a settings file, in sentences: which line, which key, which near miss, and never a value."""
+"""What is wrong with settings, in sentences: which line or variable, which key, which near miss, and never a value."""
 
 import re
+from collections.abc import Mapping
+from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
@@ -8,24 +10,47 @@ from pydantic import BaseModel, ValidationError
 
 Location = tuple[str | int, ...]
 
+_REASONS = {
+    "missing": "is missing",
+    "tuple_type": "is a table that may be there several times: write it in double brackets, as in [[service]]",
+    "model_type": "is a section: write its name in brackets on a line of its own, and its keys below",
+    "dict_type": "is a section: write its name in brackets on a line of its own, and its keys below",
+    "string_type": "has to be text, in quotes",
+    "path_type": "has to be a path, in quotes",
+    "bool_type": "is neither true nor false",
+    "bool_parsing": "is neither true nor false",
+    "string_pattern_mismatch": "is no name: letters, digits, - and _, 63 at most, a letter or a digit first",
+}
 
-def report(
-    document: type[BaseModel], error: ValidationError, text: str, where: str, prefix: str, more: list[str]
-) -> tuple[str, str]:
-    """Detail and hint for all problems that pydantic found, and for `more` that were found before.
 
-    `text` is the file's content, `where` its name; what is not in the file came from a variable that starts with
-    `prefix`.
-    """
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where settings came from: the text and the name of the file, and the variables that begin with `prefix`."""
+
+    text: str
+    where: str
+    prefix: str
+    environ: Mapping[str, str]
+
+    def of(self, location: Location) -> str:
+        """The variable that a key was set by, or else the line of the file, with the key's name."""
+        variables = {name.upper() for name in self.environ if name.upper().startswith(self.prefix)}
+        for length in range(len(location), 0, -1):
+            variable = self.prefix + "__".join(str(part) for part in location[:length]).upper()
+            if variable in variables:
+                return f"{variable} in the environment"
+        dotted = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+        line = line_of(self.text, location)
+        return f"{self.where}:{line}: {dotted}" if line else f"{self.where}: {dotted}"
+
+
+def report(document: type[BaseModel], error: ValidationError, places: Places) -> list[str]:
+    """A sentence for each problem that pydantic found."""
     problems = []
     for item in error.errors(include_url=False, include_context=False, include_input=False):
-        location: Location = item["loc"]
-        line = line_of(text, location)
-        dotted = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
-        variable = prefix + "__".join(str(part) for part in location).upper()
-        place = f"{where}:{line}: {dotted}" if line else f"{variable} in the environment"
-        problems.append(f"{place}: {_reason(document, location, item['type'], item['msg'])}")
-    return describe(problems + more)
+        reason = _reason(document, item["loc"], item["type"], item["msg"])
+        problems.append(f"{places.of(item['loc'])}: {reason}")
+    return problems
 
 
 def describe(problems: list[str]) -> tuple[str, str]:
@@ -64,9 +89,7 @@ def _reason(document: type[BaseModel], location: Location, kind: str, message: s
         near = get_close_matches(str(location[-1]), known, 1)
         advice = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
         return f"there is no such key; {advice}"
-    if kind == "missing":
-        return "is missing"
-    return message.removeprefix("Value error, ")
+    return _REASONS.get(kind) or message.removeprefix("Value error, ")
 
 
 def _keys(document: type[BaseModel], location: Location) -> list[str]:

@@ -3,6 +3,7 @@
 Only click is imported here; what a command needs is imported when it runs, because start-up is imports.
 """
 
+import contextlib
 import os
 import sys
 from pathlib import Path
@@ -120,8 +121,9 @@ def main() -> None:
 
 
 def fail(program: str, error: NexusError) -> None:
-    """Say one error on one line of stderr and end with its status."""
-    click.echo(f"{program}: {error}", err=True)
+    """Say one error on stderr and end with its status, whether anybody hears it or not."""
+    with contextlib.suppress(OSError):
+        click.echo(f"{program}: {error}", err=True)
     sys.exit(error.exit_status)
 
 
