@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nexus_agent.cadence import Condition
 from nexus_agent.deliver.api import Answer, Follow, Pending, Refresh, Request, View, answer
 from nexus_agent.deliver.responses import Response
 from nexus_agent.model import Config, Flag, Secret, SecretType, Sensitive, ServiceKind, Snapshot
@@ -96,6 +97,24 @@ def test_a_secret() -> None:
     assert bare.headers["Nexus-Version"] == "3"
 
 
+@pytest.mark.parametrize(
+    ("accept", "bare"),
+    [
+        ("application/octet-stream", True),
+        ("Application/Octet-Stream; q=0.5, text/html", True),
+        ("application/octet-stream;q=0", False),
+        ("application/octet-stream;q=0.000", False),
+        ("application/octet-streams", False),
+        ("*/*", False),
+        ("", False),
+    ],
+)
+def test_the_bare_bytes_are_for_who_names_them(accept: str, bare: bool) -> None:
+    """Everybody else gets JSON."""
+    given = response(get("/v1/-/secrets/db:password", accept=accept))
+    assert (given.content_type == "application/octet-stream") is bare
+
+
 def test_a_file_secret() -> None:
     """Its path, and its content in base64."""
     given = document(get("/v1/-/secrets/TLS_CERT"))
@@ -171,6 +190,11 @@ def test_parameters_of_the_environment(query: str, names: list[str]) -> None:
         ("configs=yes", "bad_request"),
         ("map=a", "bad_request"),
         ("map==x", "bad_request"),
+        ("map=s=A,s=B&configs=1", "bad_request"),
+        ("map=db:password=A\nB", "bad_request"),
+        ("only=", "bad_request"),
+        ("only=,", "bad_request"),
+        ("require=", "bad_request"),
         ("require=nope", "not_found"),
         ("map=db:password=PATH", "forbidden_name"),
         ("map=db:password=TLS_CERT", "name_collision"),
@@ -215,6 +239,8 @@ def test_not_ready(state: State, reason: str) -> None:
     """503, which service, and what it waits for."""
     assert reason in document(get("/readyz", of=view(state)), 503)["detail"]
     assert "shop: " in document(get("/readyz", of=view(state)), 503)["detail"]
+    told = document(get("/readyz", of=view(state), caller=STRANGER), 503)["detail"]
+    assert told == "not every service is ready"  # whoever may not read learns no name
 
 
 def test_freshness() -> None:
@@ -254,8 +280,12 @@ def test_wishes() -> None:
     assert get("/v1/-/refresh", method="POST") == Refresh("shop")
     assert get("/v1/shop/changes") == Follow("shop")
     late = view(replace(STATE, files=Delivered(41)))
-    assert get("/v1/-/secrets/TLS_CERT", of=late) == Pending("shop")
-    assert get("/v1/-/env", of=late) == Pending("shop")
+    for path in ("secrets/TLS_CERT", "env"):
+        pending = get(f"/v1/-/{path}", of=late)
+        assert isinstance(pending, Pending)
+        assert (pending.service, pending.reason.code) == ("shop", "not_ready")
+    assert response(get("/v1/-/env?exclude=TLS_CERT", of=late)).status == 200
+    assert isinstance(get("/v1/-/flags", of=view(State("shop", "", ""))), Pending)
     broken = view(replace(STATE, files=Delivered(41, problem="disk full")))
     assert code(get("/v1/-/env", of=broken)) == "not_ready"
 
@@ -331,7 +361,7 @@ def test_which_service() -> None:
 
 def test_before_there_are_values() -> None:
     """Not ready, with the reason that is known."""
-    waiting = State("shop", "", "", sync=SyncReport(last_problem="Nexus answered 401"))
+    waiting = State("shop", "", "", sync=SyncReport(Condition.FAILING, last_problem="Nexus answered 401"))
     for path in PATHS[:-1]:
         whole = response(get(f"/v1/-/{path}", of=view(waiting)))
         assert whole.status == 503

@@ -18,6 +18,7 @@ FLOORS = {
     "nexus_agent.outcomes": 0,
     "nexus_agent.cadence": 0,
     "nexus_agent.template": 0,
+    "nexus_agent.directories": 0,
     "nexus_agent.envnames": 0,
     "nexus_agent.settings_fields": 0,
     "nexus_agent.settings_report": 0,
@@ -68,6 +69,7 @@ SAME_FLOOR = {
 }
 LOCAL_MAY_USE = COMMON | {
     "nexus_agent.wire",
+    "nexus_agent.directories",
     "nexus_agent.template",
     "nexus_agent.log",
     "nexus_agent.listener",
@@ -195,6 +197,7 @@ def test_files_are_written_in_few_places() -> None:
         if isinstance(node, ast.Attribute) and re.fullmatch(writers, node.attr)
     }
     assert found == {
+        "nexus_agent.directories",
         "nexus_agent.generation",
         "nexus_agent.listener",
         "nexus_agent.cli.trial",

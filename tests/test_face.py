@@ -20,11 +20,14 @@ from nexus_agent.store import Delivered, State, Store
 class Served:
     """A face with one service, and a client."""
 
-    def __init__(self, store: Store, session: aiohttp.ClientSession, path: Path, serving: asyncio.Task[None]) -> None:
+    def __init__(
+        self, store: Store, session: aiohttp.ClientSession, path: Path, serving: asyncio.Task[None], face: Face
+    ) -> None:
         self.store = store
         self.session = session
         self.path = path
         self.serving = serving
+        self.face = face
         self.refreshed = 0
 
 
@@ -44,7 +47,7 @@ async def served(run_dir: Path) -> AsyncIterator[Served]:
         face = Face({"shop": store}, Policy(0), {"shop": refresh}, lambda: 1000.0, log.get("api"))
         serving = asyncio.create_task(face.run(listener.socket))
         async with aiohttp.ClientSession("http://agent", connector=aiohttp.UnixConnector(str(path))) as session:
-            holder.append(Served(store, session, path, serving))
+            holder.append(Served(store, session, path, serving, face))
             yield holder[0]
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
@@ -129,6 +132,37 @@ async def test_an_answer_waits_for_files_of_its_generation(served: Served, run_d
         assert (await response.json())["path"] == str(run_dir / "CERT")
 
 
+async def test_the_first_answer_of_nexus_is_waited_for(served: Served) -> None:
+    """An agent that has just been started has it in a moment; who waits that long gets it."""
+    asking = asyncio.create_task(served.session.get("/v1/-/flags"))
+    async with served.session.get("/healthz") as other:  # the control: the face answers meanwhile
+        assert other.status == 200
+    assert not asking.done()
+    served.store.publish(snapshot(True), 1000.0)
+    async with await asking as response:
+        assert await response.json() == {"flags": {"f": True}}
+
+
+async def test_nothing_is_waited_for_for_ever(served: Served) -> None:
+    """The reason why it is not there is the answer."""
+    served.face.patience = 0.01
+    async with served.session.get("/v1/-/flags") as response:
+        assert (response.status, (await response.json())["code"]) == (503, "not_ready")
+    served.store.publish(snapshot(True, CERT="x"), 1000.0)
+    async with served.session.get("/v1/-/env") as response:
+        assert (await response.json())["detail"] == "the file secrets are not in place yet"
+    async with served.session.get("/v1/-/env?exclude=CERT") as response:  # nothing of it is a file
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("name", ["X-Forwarded-For", "Forwarded", "via"])
+async def test_what_came_through_a_proxy_is_refused(served: Served, name: str) -> None:
+    """The kernel vouches for the proxy, not for whoever asked it."""
+    served.store.publish(snapshot(True), 1000.0)
+    async with served.session.get("/v1/-/flags", headers={name: "x"}) as response:
+        assert (response.status, (await response.json())["code"]) == (400, "bad_request")
+
+
 async def test_refresh(served: Served) -> None:
     """Answers when Nexus was asked, with a problem when that did not help."""
     served.store.publish(snapshot(True), 1000.0)
@@ -170,7 +204,7 @@ async def test_broken_requests(served: Served, request_line: bytes, status: byte
 async def test_a_large_request_is_refused(served: Served) -> None:
     """There is nothing that large to say."""
     head = b"POST /v1/-/refresh HTTP/1.1\r\nHost: a\r\nContent-Length: 65537\r\nConnection: close\r\n\r\n"
-    assert b" 400 " in (await raw(served, head + b"x" * 65537)).split(b"\r\n")[0]
+    assert b" 413 " in (await raw(served, head + b"x" * 65537)).split(b"\r\n")[0]
     assert served.refreshed == 0
 
 

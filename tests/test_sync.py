@@ -9,7 +9,7 @@ import pytest
 
 from nexus_agent import log
 from nexus_agent.cadence import Condition, Pace
-from nexus_agent.errors import BadSettings, NotFresh, Quarantined
+from nexus_agent.errors import BadSettings, NotFresh, NotReady, Quarantined
 from nexus_agent.model import Secret, Sensitive, Snapshot
 from nexus_agent.outcomes import Outcome, Verdict
 from nexus_agent.store import State, Store
@@ -205,6 +205,21 @@ async def test_refresh_waits_for_an_answer_that_was_asked_for_after_it(clock: Cl
         await asyncio.gather(first, *later)
         assert len(nexus.etags) == before + 2
         assert nexus.most_in_flight == 1
+
+
+async def test_a_stop_ends_whoever_waits_for_a_refresh(clock: Clock) -> None:
+    """Both those whose request is out and those who come after it."""
+    nexus = Nexus(fresh())
+    running = Running(clock, nexus)
+    async with running:
+        nexus.gate = asyncio.Event()
+        running.wish()
+        await clock.settle()
+        running.wish()
+        await clock.settle()
+        running.task.cancel()
+        ended = await asyncio.gather(*running.wishes, return_exceptions=True)
+        assert [type(error) for error in ended] == [NotReady, NotReady]
 
 
 async def test_refresh_says_when_it_did_not_help(clock: Clock) -> None:

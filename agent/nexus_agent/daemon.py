@@ -62,7 +62,7 @@ async def run(settings: Settings, stop: asyncio.Event, ready: Callable[[], None]
         credentials = {service.name: Credential(service.credential, service.name) for service in settings.services}
         public = {name: credential.public for name, credential in credentials.items()}
         require_tmpfs(settings.runtime_directory, settings.allow_disk)
-        lock = Lock(settings.runtime_directory / "agent.lock", f"the directory {settings.runtime_directory}")
+        lock = Lock(settings.runtime_directory / "runtime.lock", f"the directory {settings.runtime_directory}")
         stack.callback(lock.release)
         listener = stack.enter_context(listen(settings.socket.path, settings.socket.mode, settings.socket.group))
         clock = SystemClock()

@@ -117,14 +117,15 @@ def _check_present(chosen: Sequence[Entry], selection: Selection) -> None:
     if missing:
         raise NotFound(
             f"not there: {', '.join(missing)}",
-            "set the key in Nexus, or correct 'require' and 'map'; keys are case-sensitive",
+            "set the key in Nexus, or correct require and map; keys are case-sensitive",
         )
 
 
 def _check_names(named: Sequence[Variable], selection: Selection) -> None:
-    unusable = sorted(v.entry.key for v in named if not v.name or "=" in v.name or "\0" in v.name)
+    unusable = sorted(v.entry.key for v in named if not v.name or "=" in v.name or not v.name.isprintable())
     if unusable:
-        raise BadRequest(f"no environment name for {', '.join(unusable)}", "a name is not empty and holds no '='")
+        hint = "a name is not empty, and holds printable characters but no '='"
+        raise BadRequest(f"no environment name for {', '.join(unusable)}", hint)
     forbidden = sorted(
         f"{v.name} (from {v.entry.kind} {v.entry.key})"
         for v in named
@@ -133,7 +134,7 @@ def _check_names(named: Sequence[Variable], selection: Selection) -> None:
     if forbidden:
         raise ForbiddenName(
             f"would change how programs run: {', '.join(forbidden)}",
-            "leave the key out with 'exclude', rename it with 'map', or let the name through with 'allow'",
+            "rename the key in Nexus, or ask with exclude=KEY, map=KEY=NAME or allow=NAME",
         )
 
 
@@ -145,7 +146,7 @@ def _check_collisions(named: Sequence[Variable]) -> None:
     if clashes:
         raise NameCollision(
             f"one name from two keys: {'; '.join(sorted(clashes))}",
-            "give one of them another name with 'map=KEY=NAME', or leave it out with 'exclude'",
+            "rename one of them in Nexus, or ask with map=KEY=NAME or exclude=KEY",
         )
 
 
@@ -154,12 +155,12 @@ def _check_strings(named: Sequence[Variable]) -> None:
     if with_nul:
         raise ForbiddenName(
             f"a value with a NUL byte fits in no environment: {', '.join(with_nul)}",
-            "leave the key out with 'exclude' and read it from the socket, or make it a file secret",
+            "make it a file secret in Nexus, or ask with exclude=KEY and read it by itself",
         )
     # The final NUL of the string counts as well.
     too_long = sorted(f"{v.entry.kind} {v.entry.key}" for v in named if len(v.assignment()) + 1 > STRING_MAX_BYTES)
     if too_long:
         raise TooLarge(
             f"over {STRING_MAX_BYTES} bytes with its name, too long for an environment: {', '.join(too_long)}",
-            "leave the key out with 'exclude' and read it from the socket, or make it a file secret",
+            "make it a file secret in Nexus, or ask with exclude=KEY and read it by itself",
         )

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from nexus_agent import directories
 from nexus_agent.errors import BadSettings
 from nexus_agent.model import Sensitive
 
@@ -42,18 +43,7 @@ def require_tmpfs(directory: Path, allow_disk: bool) -> None:
 
     Raises `BadSettings`, naming the directory.
     """
-    try:
-        _make_passable(directory)
-        status = directory.stat()
-    except OSError as error:
-        raise BadSettings(
-            f"{directory}: cannot be made: {error.strerror}",
-            "create it for the agent's user, or set runtime.directory to one that it may write",
-        ) from None
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-        raise BadSettings(
-            f"{directory}: others may write into it", "give it to the agent's user, mode 0755, or choose another one"
-        )
+    directories.make(directory, "give it to the agent's user, mode 0755, or set runtime.directory to another one")
     if not os.access(directory, os.W_OK | os.X_OK):
         raise BadSettings(f"{directory}: the agent may not write into it", "give it to the agent's user")
     if not allow_disk and not is_tmpfs(directory):
@@ -61,13 +51,6 @@ def require_tmpfs(directory: Path, allow_disk: bool) -> None:
             f"{directory}: not on tmpfs, so secrets would reach a disk",
             "choose a directory on tmpfs (such as one in /dev/shm), mount one there, or set runtime.allow_disk = true",
         )
-
-
-def _make_passable(directory: Path) -> None:
-    """Make a directory that every reader may pass through, whatever the umask is."""
-    if not directory.is_dir():
-        directory.mkdir(mode=0o700, parents=True)
-        directory.chmod(0o755)
 
 
 def is_tmpfs(directory: Path) -> bool:
@@ -125,7 +108,7 @@ class Files:
         return next(p for suffix in suffixes if not (p := self._target / f"..{generation}{suffix}").exists())
 
     def _prepare(self) -> None:
-        _make_passable(self._target.parent)
+        directories.make(self._target.parent, "give it back to the agent's user")
         self._target.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(self._target, _DIRECTORY_FLAGS)
         try:

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from nexus_agent import directories
 from nexus_agent.errors import AlreadyRunning, BadSettings
 
 BACKLOG = 1024
 # sockaddr_un holds 108 bytes with the final NUL (unix(7)).
 _PATH_MAX_BYTES = 107
+_ADVICE = "choose a socket in a directory of the user who listens, mode 0755"
 
 
 class Lock:
@@ -63,7 +65,7 @@ def listen(path: Path, mode: int, group: int | None = None) -> Listener:
     """
     if len(os.fsencode(path)) > _PATH_MAX_BYTES:
         raise BadSettings(f"{path}: over {_PATH_MAX_BYTES} bytes, too long for a socket", "choose a shorter path")
-    _check_directory(path.parent)
+    directories.make(path.parent, _ADVICE)
     lock = Lock(path.with_name(f"{path.name}.lock"), f"the socket {path}")
     try:
         _clear(path)
@@ -73,27 +75,11 @@ def listen(path: Path, mode: int, group: int | None = None) -> Listener:
         raise
 
 
-def _check_directory(directory: Path) -> None:
-    try:
-        if not directory.is_dir():
-            directory.mkdir(mode=0o700, parents=True)
-            directory.chmod(0o755)
-        status = directory.stat()
-    except OSError as error:
-        raise BadSettings(
-            f"{directory}: cannot be made: {error.strerror}", "create it for the agent's user, or set socket.path"
-        ) from None
-    if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
-        raise BadSettings(
-            f"{directory}: others may write into it", "give it to the agent's user with mode 0755, or set socket.path"
-        )
-
-
 def _clear(path: Path) -> None:
     if not path.is_symlink() and not path.exists():
         return
     if not path.is_socket():
-        raise BadSettings(f"{path}: there is something that is no socket", "move it away, or set socket.path")
+        raise BadSettings(f"{path}: there is something that is no socket", "move it away, or choose another path")
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
         probe.settimeout(1.0)
         try:
@@ -103,7 +89,7 @@ def _clear(path: Path) -> None:
             return
         except OSError:
             pass  # alive, but not for us or not now
-    raise AlreadyRunning(f"another process listens on {path}", "stop it first, or set socket.path")
+    raise AlreadyRunning(f"another process listens on {path}", "stop it first, or choose another path")
 
 
 def _bind(path: Path, mode: int, group: int | None, lock: Lock) -> Listener:
@@ -122,7 +108,7 @@ def _bind(path: Path, mode: int, group: int | None, lock: Lock) -> Listener:
         path.unlink(missing_ok=True)
         raise BadSettings(
             f"{path}: cannot listen there: {error.strerror}",
-            "the agent's user needs to own the directory and to be a member of socket.group",
+            "whoever listens needs to own the directory, and to be a member of the socket's group",
         ) from None
     finally:
         os.umask(old_mask)

@@ -183,6 +183,11 @@ def user_runtime_directory() -> str | None:
     return os.environ.get("XDG_RUNTIME_DIR")
 
 
+def environment_of_a_child() -> dict[str, str]:
+    """The environment for a `nexus-run` that is started with options: its own variables would contradict them."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("NEXUS_RUN_")}
+
+
 def _read(named: Path | None) -> str:
     path = named or DEFAULT_FILE
     try:

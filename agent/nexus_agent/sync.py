@@ -12,7 +12,7 @@ from structlog.typing import FilteringBoundLogger
 
 from nexus_agent import cadence
 from nexus_agent.cadence import Cause, Pace
-from nexus_agent.errors import NexusError, NotFresh, Quarantined
+from nexus_agent.errors import NexusError, NotFresh, NotReady, Quarantined
 from nexus_agent.outcomes import RULES, Outcome, Serving, Verdict, settle
 from nexus_agent.store import Store, SyncReport
 from nexus_agent.upstream import StreamRefused
@@ -67,6 +67,7 @@ class Sync:
         self._etag = ""
         self._news = asyncio.Event()
         self._wishes: list[asyncio.Future[None]] = []
+        self._granting: list[asyncio.Future[None]] = []
         self._requests = 0
         self._last_attempt: float | None = None
         self._problem = ""
@@ -74,9 +75,14 @@ class Sync:
 
     async def run(self) -> None:
         """Fetch and follow the stream, for ever."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._fetching())
-            group.create_task(self._streaming())
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._fetching())
+                group.create_task(self._streaming())
+        finally:
+            for wish in self._wishes + self._granting:
+                if not wish.done():
+                    wish.set_exception(NotReady("the agent is stopping", "ask again when it runs"))
 
     async def refresh(self) -> None:
         """Ask Nexus now and come back with the answer published; callers share one request.
@@ -99,13 +105,13 @@ class Sync:
             if moment > self._clock.monotonic():
                 await self._wait(moment)
                 continue  # the time is asked for again: the stream may have used up what the budget had
-            wishes, self._wishes = self._wishes, []
+            self._granting, self._wishes = self._wishes, []
             self._requests += 1
             self._last_attempt = self._clock.wall()
             self._move(cadence.sent(self._state, self._clock.monotonic(), cause))
             answer = await self._ask()
             served = self._take(answer)
-            for wish in wishes:
+            for wish in self._granting:
                 self._grant(wish, served)
 
     async def _ask(self) -> Answer:

@@ -15,9 +15,10 @@ from pathlib import Path
 from typing import Any, Final
 
 from nexus_agent import errors
+from nexus_agent.directories import require_own
 from nexus_agent.errors import BadRequest, NexusError
 from nexus_agent.model import SecretType
-from nexus_local.database import require_own
+from nexus_local.database import ADVICE
 from nexus_local.store import Store
 
 SOCKET_NAME: Final = "admin.sock"
@@ -94,7 +95,7 @@ def _is_utf8(argument: object) -> bool:
 def _connected(directory: Path) -> http.client.HTTPConnection | None:
     if not directory.exists():
         return None
-    require_own(directory)
+    require_own(directory, ADVICE)
     path = directory / SOCKET_NAME
     connection = http.client.HTTPConnection("nexus-local", timeout=_SECONDS)
     connection.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

@@ -8,12 +8,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
 
+from nexus_agent.directories import require_own
 from nexus_agent.errors import BadSettings, Busy, StorageFailed, VaultError
 from nexus_local.vault import Vault, read_or_make_key
 
 DATABASE_NAME: Final = "nexus.db"
 KEY_NAME: Final = "key"
 BUSY_SECONDS: Final = 10.0
+ADVICE: Final = "name a directory of your own, that nobody else may write to, with --data"
 
 # Each entry is one step from one schema to the next and is never edited once released.
 MIGRATIONS: Final = (
@@ -89,15 +91,6 @@ def now() -> str:
     return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def require_own(path: Path) -> None:
-    """Raises `BadSettings` for what belongs to another user, or what others may write to: they would choose the key."""
-    status = path.stat()
-    if status.st_uid not in (0, os.geteuid()):
-        raise BadSettings(f"{path}: belongs to another user", "name a directory of your own with --data")
-    if status.st_mode & 0o022:
-        raise BadSettings(f"{path}: others may write to it", "chmod go-w it, or name another directory with --data")
-
-
 @contextmanager
 def _translated(path: Path) -> Iterator[None]:
     """SQLite's errors as ours; their texts name tables and causes, and no value."""
@@ -125,18 +118,18 @@ class Database:
         path = directory / DATABASE_NAME
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            require_own(directory)
+            require_own(directory, ADVICE)
             is_new = not path.exists()
             # Created here, as SQLite would with the umask's mode; its journal files take the mode of this one.
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600))
-            require_own(path)
+            require_own(path, ADVICE)
             key = read_or_make_key(directory / KEY_NAME, may_make=is_new or path.stat().st_size == 0)
         except OSError as error:
             raise BadSettings(
                 f"{directory}: cannot be used: {error.strerror}",
                 "make room, or name a directory of your own with --data",
             ) from None
-        require_own(directory / KEY_NAME)
+        require_own(directory / KEY_NAME, ADVICE)
         self.vault = Vault(key)
         with _translated(path):
             self._connection = sqlite3.connect(path, timeout=busy_seconds, isolation_level=None)

@@ -207,6 +207,23 @@ def test_no_tmpfs(commands: Installation, local: Local, tmp_path: Path, run_dir:
     start_agent(commands, allowed)
 
 
+def test_check_finds_what_run_would_refuse(commands: Installation, local: Local, run_dir: Path, tmp_path: Path) -> None:
+    """A place on a disk, and a socket that others could replace; nothing is made on the way."""
+    key = private_file(run_dir / "key", local.keys["primary"])
+    (run_dir / "open").mkdir()
+    (run_dir / "open").chmod(0o777)
+    missing = settings_file(run_dir, settings_text(local, Path("/var/tmp", run_dir.name), key))
+    checked = commands.run("nexus-agent", "check", "--config", str(missing))
+    assert checked.returncode == 1
+    assert b"would be made on a disk" in checked.stdout
+    assert not Path("/var/tmp", run_dir.name).exists()
+    exposed = settings_file(run_dir, settings_text(local, run_dir, key, f'[socket]\npath = "{run_dir}/open/a.sock"'))
+    checked = commands.run("nexus-agent", "check", "--config", str(exposed))
+    assert checked.returncode == 1
+    assert b"others may write to it" in checked.stdout
+    assert commands.run("nexus-agent", "run", "--config", str(exposed)).returncode == 78
+
+
 def test_no_agent_on_the_command_line(commands: Installation, run_dir: Path) -> None:
     """69, and how to start one."""
     done = commands.run("nexus-agent", "status", env=environment(NEXUS_AGENT_SOCKET__PATH=str(run_dir / "agent.sock")))

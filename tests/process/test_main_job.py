@@ -4,13 +4,16 @@ import contextlib
 import http.client
 import json
 import os
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import pytest
+
 from rig.canary import CANARY
-from rig.processes import Installation, words_of
+from rig.processes import Installation, environment, words_of
 
 from .conftest import PEM, Site
 
@@ -138,6 +141,40 @@ def test_two_agents_on_one_socket(site: Site, commands: Installation) -> None:
     assert ask(site.socket, "/healthz")[0] == 200
 
 
+def test_get_and_status_say_what_went_wrong_with_the_output(site: Site, commands: Installation) -> None:
+    """A value that was not written whole is not a success; a key that is no text is not ours."""
+    agent = str(commands.bin / "nexus-agent")
+    for words, redirection, status, said in (
+        ("get db:password", ">/dev/full", 75, b"standard output cannot be written: No space left"),
+        ("get db:password", ">&-", 75, b"standard output cannot be written"),
+        ("status", ">/dev/full", 75, b"standard output cannot be written"),
+        ("get $(printf '\\377')", "", 2, b"not UTF-8"),
+    ):
+        line = f"{agent} {words} --config {site.config} {redirection}"
+        done = subprocess.run(["sh", "-c", line], capture_output=True, check=False, timeout=60)
+        assert done.returncode == status, (words, done.stderr)
+        assert said in done.stderr
+
+
+def test_an_agent_outlives_its_log(site: Site, commands: Installation) -> None:
+    """Whoever read it is gone: the next lines are lost, and nothing else."""
+    site.agent.stop()
+    agent = subprocess.Popen(
+        [commands.bin / "nexus-agent", "run", "--config", site.config], stderr=subprocess.PIPE, env=environment()
+    )
+    try:
+        with agent.stderr or contextlib.nullcontext(()) as log:
+            assert any(b'"published"' in line for line in log)
+        site.local.process.stop()
+        assert ask(site.socket, "/v1/-/refresh", "POST")[0] == 504  # and that was a line for the log
+        assert ask(site.socket, "/healthz")[0] == 200
+        agent.terminate()
+        assert agent.wait(20) == 0
+    finally:
+        agent.kill()
+        agent.wait()
+
+
 def test_no_command_line_shows_a_value(site: Site) -> None:
     """Everybody on a machine can read every command line."""
     for process in (site.agent, site.local.process):
@@ -166,6 +203,34 @@ def test_dev_ends_with_the_status_of_its_command(commands: Installation) -> None
     """As if the command had been run without us."""
     assert commands.run("nexus-agent", "dev", "--", "sh", "-c", "exit 42").returncode == 42
     assert commands.run("nexus-agent", "dev", "--", "sh", "-c", "kill -9 $$").returncode == 137
+
+
+def left_by_dev() -> set[str]:
+    """The private directories of `dev` that are there."""
+    return {name for name in os.listdir("/dev/shm") if name.startswith("nexus-dev-")}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+@pytest.mark.parametrize("everybody", [False, True], ids=["dev alone", "the whole group"])
+def test_dev_ends_cleanly_whichever_way_it_is_told_to(
+    commands: Installation, number: signal.Signals, everybody: bool
+) -> None:
+    """A closed terminal as well; the command's own status, and no directory with secrets stays."""
+    before = left_by_dev()
+    dev = commands.start("nexus-agent", "dev", "--", "sh", "-c", "echo started; exec sleep 60", start_new_session=True)
+    dev.await_line(lambda line: line == "started", "out")
+    assert left_by_dev() > before  # the control
+    if everybody:
+        os.killpg(dev.popen.pid, number)
+    assert dev.stop(number) == 128 + number
+    assert left_by_dev() == before
+
+
+def test_dev_changes_nothing_for_its_command(commands: Installation) -> None:
+    """The umask of the caller, and whatever he has set for nexus-run elsewhere."""
+    env = environment(NEXUS_RUN_SERVICE="elsewhere", NEXUS_RUN_AGENT_UID="nobody-here")
+    done = commands.run("nexus-agent", "dev", "--", "sh", "-c", "umask", env=env, umask=0o027)
+    assert (done.returncode, done.stdout) == (0, b"0027\n"), done.stderr
 
 
 def test_dev_takes_values_from_files(commands: Installation, run_dir: Path) -> None:

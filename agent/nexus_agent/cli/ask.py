@@ -2,15 +2,15 @@
 
 import http.client
 import json
+import os
 import socket
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 from nexus_agent import errors, settings
-from nexus_agent.errors import AgentUnreachable, NexusError
+from nexus_agent.errors import AgentUnreachable, NexusError, StorageFailed
 
 _SECONDS = 10.0
 
@@ -29,21 +29,20 @@ class _UnixConnection(http.client.HTTPConnection):
 def status(config: Path | None, as_json: bool) -> None:
     """Print the agent's own account of itself."""
     raw = _request(config, "/v1/status", "application/json")
-    if as_json:
-        sys.stdout.write(raw.decode() + "\n")
-        return
-    document = json.loads(raw)
-    print(f"nexus-agent {document['version']}")
-    for service in document["services"]:
-        for label, text in _rows(service):
-            print(f"  {label:<12} {text}" if label != "service" else f"\n{text}")
+    try:
+        document = json.loads(raw)
+        lines = [f"nexus-agent {document['version']}"]
+        for service in document["services"]:
+            lines += [f"  {label:<12} {text}" if label != "service" else f"\n{text}" for label, text in _rows(service)]
+    except (ValueError, KeyError, TypeError):
+        raise _no_agent() from None
+    _write(raw + b"\n" if as_json else "\n".join((*lines, "")).encode())
 
 
 def get(config: Path | None, service: str, key: str) -> None:
     """Write one secret's bytes to standard output, and nothing else."""
-    path = f"/v1/{quote(service, safe='')}/secrets/{quote(key, safe='')}"
-    sys.stdout.buffer.write(_request(config, path, "application/octet-stream"))
-    sys.stdout.buffer.flush()
+    service, key = (quote(os.fsencode(word), safe="") for word in (service, key))
+    _write(_request(config, f"/v1/{service}/secrets/{key}", "application/octet-stream"))
 
 
 def _rows(service: dict[str, Any]) -> list[tuple[str, str]]:
@@ -89,4 +88,20 @@ def _problem(body: bytes) -> NexusError:
         document = json.loads(body)
         return errors.revive(document["code"], document["detail"], document.get("hint", ""))
     except (ValueError, KeyError, TypeError):
-        return AgentUnreachable("what answers on the socket is no nexus-agent", "name its settings with --config")
+        return _no_agent()
+
+
+def _no_agent() -> AgentUnreachable:
+    return AgentUnreachable("what answers on the socket is no nexus-agent", "name its settings with --config")
+
+
+def _write(content: bytes) -> None:
+    """Standard output itself: what cannot be written is found now, and not when the interpreter ends."""
+    try:
+        while content:
+            content = content[os.write(1, content) :]
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        hint = "what was written is not whole"
+        raise StorageFailed(f"standard output cannot be written: {error.strerror}", hint) from None

@@ -5,6 +5,7 @@ embedded Nexus.
 """
 
 import asyncio
+import contextlib
 import os
 import shlex
 import shutil
@@ -14,7 +15,6 @@ import sys
 import sysconfig
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import click
@@ -33,15 +33,16 @@ _READY_SECONDS = 20.0
 def run(source: Path | None, command: tuple[str, ...]) -> int:
     """Start all parts, run `command` or wait for Ctrl-C; the exit status is the command's."""
     log.configure(quiet=True)
+    signals.exit_on((signal.SIGTERM, *signals.OF_A_TERMINAL))
     values = seed.from_file(source) if source else seed.invented()
-    os.umask(0o077)
+    umask = os.umask(0o077)
     with _private_directory() as directory:
         key = _prepare(directory, values)
         config = _write_settings(directory, key)
-        return asyncio.run(_together(directory, config, command))
+        return asyncio.run(_together(directory, config, command, umask))
 
 
-@contextmanager
+@contextlib.contextmanager
 def _private_directory() -> Iterator[Path]:
     """A directory of ours alone, in memory where the machine has such a place."""
     candidates = [Path(path) for path in (settings.user_runtime_directory(), "/dev/shm") if path]  # noqa: S108  # looked at, made private
@@ -86,8 +87,8 @@ allow_disk = true
     return config
 
 
-async def _together(directory: Path, config: Path, command: tuple[str, ...]) -> int:
-    with signals.stop_event() as asked_to_stop:
+async def _together(directory: Path, config: Path, command: tuple[str, ...], umask: int) -> int:
+    with signals.stop_event((*signals.TO_STOP, *signals.OF_A_TERMINAL)) as asked_to_stop:
         stop, serving, agent_ready = asyncio.Event(), asyncio.Event(), asyncio.Event()
         where = nexus_local.server.Address(path=directory / "nexus.sock")
         nexus = asyncio.create_task(nexus_local.server.serve(directory / "nexus", where, stop, lambda _: serving.set()))
@@ -97,7 +98,7 @@ async def _together(directory: Path, config: Path, command: tuple[str, ...]) -> 
         await _first(agent_ready, agent)
         try:
             if command:
-                return await _child(loaded.socket.path, command)
+                return await _child(loaded.socket.path, command, umask)
             _explain(directory, config, loaded.socket.path)
             await asked_to_stop.wait()
             return 0
@@ -117,12 +118,21 @@ async def _first(ready: asyncio.Event, task: asyncio.Task[None]) -> None:
         raise NexusError(f"not ready after {_READY_SECONDS:.0f} s", "please report this")
 
 
-async def _child(socket: Path, command: tuple[str, ...]) -> int:
+async def _child(socket: Path, command: tuple[str, ...], umask: int) -> int:
     words = [*_nexus_run(), "--socket", str(socket), "--configs", "--flags", "--", *command]
-    child = await asyncio.create_subprocess_exec(*words)
+    child = await asyncio.create_subprocess_exec(*words, umask=umask, env=settings.environment_of_a_child())
+
+    def pass_on(number: int) -> None:
+        # Not by the child's own methods: those may learn of its end before asyncio does, which then knows no status.
+        if child.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, number)
+
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGTERM, child.terminate)
-    loop.add_signal_handler(signal.SIGINT, lambda: None)  # the terminal has sent it to the child as well
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        loop.add_signal_handler(number, pass_on, number)
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        loop.add_signal_handler(number, lambda: None)  # the terminal has sent it to the child as well
     status = await child.wait()
     return status if status >= 0 else 128 - status
 

@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
-from nexus_agent.cadence import is_stale
+from nexus_agent.cadence import Condition, is_stale
 from nexus_agent.deliver import documents
 from nexus_agent.deliver.documents import Body
 from nexus_agent.deliver.responses import Response, fresh, of_state, problem, tagged
+from nexus_agent.envnames import variables
 from nexus_agent.errors import (
     BadRequest,
     Denied,
@@ -69,12 +70,22 @@ class Follow:
 
 @dataclass(frozen=True, slots=True)
 class Pending:
-    """The files of this service's generation are about to be in place: ask again as soon as its state changes."""
+    """What is missing is about to be there: ask again as soon as the state of this service changes, and when that takes
+    too long, `reason` is the answer."""
 
     service: str
+    reason: NexusError
 
 
 Answer = Response | Refresh | Follow | Pending
+
+
+class _NotYet(Exception):
+    """On the way to a `Pending`."""
+
+    def __init__(self, pending: Pending) -> None:
+        super().__init__(pending.service)
+        self.pending = pending
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +135,8 @@ def answer(request: Request, caller: Caller, view: View) -> Answer:
     try:
         route, captured = _route(request)
         return route.handle(_Call(request, caller, view, captured))
+    except _NotYet as not_yet:
+        return not_yet.pending
     except NexusError as error:
         return problem(error)
 
@@ -157,10 +170,11 @@ def _healthz(call: _Call) -> Answer:
 def _readyz(call: _Call) -> Answer:
     call.no_query()
     waiting = {name: reason for name, state in call.view.states.items() if (reason := _unready(state, call.view.now))}
-    if waiting:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in waiting.items())
-        return problem(NotReady(reasons, "'nexus-agent status' says what each service waits for"))
-    return Response(200, b'{"status":"ready"}')
+    if not waiting:
+        return Response(200, b'{"status":"ready"}')
+    reasons = "; ".join(f"{name}: {reason}" for name, reason in waiting.items())
+    allowed = call.view.policy.allows(call.caller)  # whoever may not read learns no more than that it is not ready
+    return problem(NotReady(reasons if allowed else "not every service is ready", "'nexus-agent status' says more"))
 
 
 def _unready(state: State, now: float) -> str:
@@ -197,9 +211,9 @@ def _secret(call: _Call) -> Answer:
     call.no_query()
     state = call.state()
     key, secret = _entry(_with_secrets(state).secrets, "secret", call)
-    bare = "application/octet-stream" in call.request.accept
-    if secret.type is SecretType.FILE and not bare and not state.has_files:
-        return _awaiting_files(state)
+    bare = documents.wants(call.request.accept, "application/octet-stream")
+    if secret.type is SecretType.FILE and not bare:
+        _require_files(state)
     body = Body(secret.value.reveal().encode(), "raw") if bare else documents.secret(key, secret, state)
     return call.fresh(body, state, {"Nexus-Version": str(secret.version)})
 
@@ -235,11 +249,11 @@ def _env(call: _Call) -> Answer:
     wanted = documents.environment_query(call.request.query)
     snapshot = _values(state) if wanted.configs or wanted.flags else _with_secrets(state)
     entries = documents.environment_entries(snapshot, wanted, state.files.directory)
-    if any(entry.type == SecretType.FILE for entry in entries) and not state.has_files:
-        return _awaiting_files(state)
-    block = "application/x-env0" in call.request.accept
-    body = documents.environment(entries, wanted, state.generation, block)
-    return call.fresh(body, state)
+    chosen = variables(entries, wanted.selection)
+    if any(variable.entry.type == SecretType.FILE for variable in chosen):
+        _require_files(state)
+    block = documents.wants(call.request.accept, "application/x-env0")
+    return call.fresh(documents.environment(chosen, state.generation, block), state)
 
 
 def _changes(call: _Call) -> Answer:
@@ -253,10 +267,13 @@ def _refresh(call: _Call) -> Answer:
 
 
 def _values(state: State) -> Snapshot:
-    if state.snapshot is None:
-        reason = state.sync.last_problem or "Nexus has not answered yet"
-        raise NotReady(f"no values of {state.name}: {reason}", "'nexus-agent status' has the next try")
-    return state.snapshot
+    if state.snapshot is not None:
+        return state.snapshot
+    reason = state.sync.last_problem or "Nexus has not answered yet"
+    error = NotReady(f"no values of {state.name}: {reason}", "'nexus-agent status' has the next try")
+    if state.sync.condition is Condition.STARTING:
+        raise _NotYet(Pending(state.name, error))  # an agent that has just been started has its first answer soon
+    raise error
 
 
 def _with_secrets(state: State) -> Snapshot:
@@ -281,10 +298,11 @@ def _entry(group: Mapping[str, T], kind: str, call: _Call) -> tuple[str, T]:
     return key, group[key]
 
 
-def _awaiting_files(state: State) -> Answer:
+def _require_files(state: State) -> None:
     if state.files.problem:
         raise NotReady(state.files.problem, "make room or mend the runtime directory; the agent tries again by itself")
-    return Pending(state.name)
+    if not state.has_files:
+        raise _NotYet(Pending(state.name, NotReady("the file secrets are not in place yet", "ask again in a moment")))
 
 
 _ROUTES: Final = (

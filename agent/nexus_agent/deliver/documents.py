@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any, Final
 
 from nexus_agent import exactjson
 from nexus_agent.cadence import is_stale
-from nexus_agent.envnames import Entry, Selection, variables
+from nexus_agent.envnames import Entry, Selection, Variable
 from nexus_agent.errors import BadRequest
 from nexus_agent.exactjson import RawJson
 from nexus_agent.model import Changes, Config, Flag, Secret, SecretType, Sensitive, Snapshot
@@ -57,6 +58,15 @@ class EnvironmentQuery:
 def shown(text: str) -> str:
     """A caller's own words in an error: short, and nothing that a terminal would obey."""
     return repr(text[:80])
+
+
+def wants(accept: str, media_type: str) -> bool:
+    """Whether a caller named this type among those that it accepts (RFC 9110, 12.5.1); `*/*` names none."""
+    for item in accept.lower().split(","):
+        name, *parameters = (part.strip() for part in item.split(";"))
+        if name == media_type:
+            return not any(re.fullmatch(r"q=0(\.0*)?", parameter) for parameter in parameters)
+    return False
 
 
 def service(state: State, now: float) -> dict[str, object]:
@@ -173,7 +183,10 @@ def environment_query(query: Sequence[tuple[str, str]]) -> EnvironmentQuery:
         else:
             known = ", ".join(sorted([*_LISTS, *single]))
             raise BadRequest(f"unknown parameter {shown(name)}", f"the parameters are {known}")
-    renamed = dict(_renaming(pair) for pair in lists.get("map", ()))
+    for name in ("only", "require"):
+        if name in lists and not lists[name]:
+            raise BadRequest(f"{name} is empty", "name a key, or leave it out: an empty choice is not everything")
+    renamed = _renamings(lists.get("map", ()))
     selection = Selection(
         prefix=single["prefix"],
         only=lists.get("only", ()),
@@ -186,11 +199,16 @@ def environment_query(query: Sequence[tuple[str, str]]) -> EnvironmentQuery:
     return EnvironmentQuery(selection, single["configs"], single["flags"])
 
 
-def _renaming(pair: str) -> tuple[str, str]:
-    key, equals, name = pair.partition("=")
-    if not equals or not key or not name:
-        raise BadRequest("map needs KEY=NAME", "write map=KEY=NAME for each key that gets another name")
-    return key, name
+def _renamings(pairs: Sequence[str]) -> dict[str, str]:
+    renamed: dict[str, str] = {}
+    for pair in pairs:
+        key, equals, name = pair.partition("=")
+        if not equals or not key or not name:
+            raise BadRequest("map needs KEY=NAME", "write map=KEY=NAME for each key that gets another name")
+        if key in renamed:
+            raise BadRequest(f"map names {shown(key)} twice", "a key has one name")
+        renamed[key] = name
+    return renamed
 
 
 def environment_entries(snapshot: Snapshot, wanted: EnvironmentQuery, files: Path) -> list[Entry]:
@@ -210,9 +228,8 @@ def _path_or_value(key: str, secret: Secret, files: Path) -> Sensitive[str]:
     return Sensitive(str(files / key)) if secret.type is SecretType.FILE else secret.value
 
 
-def environment(entries: Sequence[Entry], wanted: EnvironmentQuery, generation: int, block: bool) -> Body:
+def environment(chosen: Sequence[Variable], generation: int, block: bool) -> Body:
     """The block that exec wants, `NAME=VALUE` joined by NUL, or the origin of each name without its value."""
-    chosen = variables(entries, wanted.selection)
     if block:
         return Body(b"\0".join(variable.assignment() for variable in chosen), "env0")
     listed = [

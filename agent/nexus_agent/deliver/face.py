@@ -12,7 +12,7 @@ from nexus_agent import http_server, peer
 from nexus_agent.deliver import api, documents
 from nexus_agent.deliver.api import Follow, Pending, Refresh, Request, View
 from nexus_agent.deliver.responses import Response, problem
-from nexus_agent.errors import BadRequest, NexusError, NotFresh, NotReady
+from nexus_agent.errors import BadRequest, NexusError, NotFresh, TooLarge
 from nexus_agent.listener import BACKLOG
 from nexus_agent.model import Snapshot, changes
 from nexus_agent.policy import Policy
@@ -20,14 +20,16 @@ from nexus_agent.store import Store
 
 REQUEST_MAX_BYTES = 64 * 1024
 REFRESH_SECONDS = 60.0
-FILES_SECONDS = 5.0
 KEEP_ALIVE_SECONDS = 60.0
 FOLLOW_PING_SECONDS = 30.0
-DRAIN_SECONDS = 5.0
+# aiohttp spends it twice: on requests that run, and on connections that do not close.
+DRAIN_SECONDS = 2.0
+_OF_A_PROXY = ("X-Forwarded-For", "Forwarded", "Via")
 
 
 class Face:
-    """Serves the API on a listening Unix socket. `refresh` asks Nexus about one service and returns when it is done."""
+    """Serves the API on a listening Unix socket. `refresh` asks Nexus about one service and returns when it is done;
+    what is about to be there is waited for `patience` seconds."""
 
     def __init__(
         self,
@@ -37,6 +39,7 @@ class Face:
         wall: Callable[[], float],
         log: FilteringBoundLogger,
         version: str = "",
+        patience: float = 5.0,
     ) -> None:
         self._stores = stores
         self._policy = policy
@@ -44,6 +47,7 @@ class Face:
         self._wall = wall
         self._log = log
         self._version = version
+        self.patience = patience
         self._followers: set[asyncio.Task[object]] = set()
 
     async def run(self, listener: socket.socket) -> None:
@@ -65,35 +69,37 @@ class Face:
 
     async def _respond(self, raw: web.BaseRequest) -> web.StreamResponse:
         if raw.content_length is not None and raw.content_length > REQUEST_MAX_BYTES:
-            raise BadRequest(f"a request of over {REQUEST_MAX_BYTES} bytes")
+            raise TooLarge(f"a request of over {REQUEST_MAX_BYTES} bytes")
+        if through := [name for name in _OF_A_PROXY if name in raw.headers]:
+            raise BadRequest(f"this came through a proxy: {', '.join(through)}", "ask the agent's socket directly")
         if raw.transport is None:
             raise ConnectionResetError
         caller = peer.caller(raw.transport.get_extra_info("socket"))
         request = _request(raw)
         answer = api.answer(request, caller, self._view())
         if isinstance(answer, Pending):
-            answer = await self._with_files(answer, request, caller)
+            answer = await self._patiently(answer, request, caller)
         if isinstance(answer, Refresh):
             return _http(await self._refreshed(answer.service))
         if isinstance(answer, Follow):
             return await self._follow(raw, self._stores[answer.service])
         if isinstance(answer, Pending):
-            raise NotReady("the file secrets are not in place yet", "ask again in a moment")
+            raise answer.reason
         return _http(answer)
 
-    async def _with_files(self, pending: Pending, request: Request, caller: peer.Caller) -> api.Answer:
-        """Ask again at each change, until the files of the generation are there."""
+    async def _patiently(self, pending: Pending, request: Request, caller: peer.Caller) -> api.Answer:
+        """Ask again at each change, until what is missing is there."""
         store = self._stores[pending.service]
         answer: api.Answer = pending
         try:
-            async with asyncio.timeout(FILES_SECONDS):
+            async with asyncio.timeout(self.patience):
                 while isinstance(answer, Pending):
                     state = store.current()
                     answer = api.answer(request, caller, self._view())
                     if isinstance(answer, Pending):
                         await store.changed(state)
         except TimeoutError:
-            return pending
+            pass
         return answer
 
     async def _refreshed(self, service: str) -> Response:
@@ -102,7 +108,7 @@ class Face:
                 await self._refresh[service]()
         except TimeoutError:
             hint = "'nexus-agent status' has the next try"
-            raise NotFresh("Nexus was not asked in time: the request budget is spent", hint) from None
+            raise NotFresh("Nexus could not be asked in time", hint) from None
         return api.refreshed(self._stores[service].current(), self._wall())
 
     async def _follow(self, raw: web.BaseRequest, store: Store) -> web.StreamResponse:
@@ -142,7 +148,8 @@ def _request(raw: web.BaseRequest) -> Request:
     except ValueError:
         raise BadRequest("the query cannot be read", "write NAME=VALUE pairs joined by &, percent-encoded") from None
     headers = raw.headers
-    return Request(raw.method, path, tuple(pairs), headers.get("Accept", ""), headers.get("If-None-Match", ""))
+    accept, if_none_match = (",".join(headers.getall(name, ())) for name in ("Accept", "If-None-Match"))
+    return Request(raw.method, path, tuple(pairs), accept, if_none_match)
 
 
 def _refused(error: NexusError) -> web.Response:
