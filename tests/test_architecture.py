@@ -40,6 +40,7 @@ FLOORS = {
     "nexus_agent.deliver.responses": 3,
     "nexus_agent.deliver.api": 3,
     "nexus_agent.deliver.face": 3,
+    "nexus_agent.deliver.door": 3,
     "nexus_agent.deliver.outputs": 3,
     "nexus_agent.daemon": 4,
     "nexus_agent.cli": 5,
@@ -61,6 +62,7 @@ SAME_FLOOR = {
     ("nexus_agent.deliver.face", "nexus_agent.deliver.documents"),
     ("nexus_agent.deliver.api", "nexus_agent.deliver"),
     ("nexus_agent.deliver.face", "nexus_agent.deliver"),
+    ("nexus_agent.deliver.face", "nexus_agent.deliver.door"),
     ("nexus_agent.cli", "nexus_agent.cli.ask"),
     ("nexus_agent.cli", "nexus_agent.cli.checking"),
     ("nexus_agent.cli", "nexus_agent.cli.trial"),
@@ -162,22 +164,33 @@ def test_the_embedded_nexus_uses_only_the_agents_foundation() -> None:
 
 
 def test_the_wrapper_uses_the_standard_library_only() -> None:
-    """The package as a whole, and the script three built-in modules wherever it imports."""
+    """The package as a whole, and what starts a program three built-in modules; others only off its usual way."""
     for name, tree in CODE.items():
         if name.startswith("nexus_run"):
             used = {target.partition(".")[0] for target in imports(tree)} - {"nexus_run"}
             assert used <= sys.stdlib_module_names
-    script = ast.parse((ROOT / "injector" / "nexus-run").read_text())
-    assert set(imports(script)) == {"sys", "posix", "_socket"}
+    assert set(imports(ast.parse((ROOT / "injector" / "nexus-run").read_text()))) == {"sys", "posix"}
+    start = CODE["nexus_run.start"]
+    top = {target for node in start.body if isinstance(node, ast.Import | ast.ImportFrom) for target in imports(node)}
+    assert top == {"sys", "posix", "_socket"}
+    late = {
+        node.name: set(imports(node)) for node in start.body if isinstance(node, ast.FunctionDef) and set(imports(node))
+    }
+    assert late == {
+        "tell": {"nexus_run.about"},
+        "number_of_user": {"pwd"},
+        "problem": {"json"},
+        "exec_any": {"ctypes"},
+    }
 
 
 @pytest.mark.parametrize(
     ("what", "owners"),
     [
         (r"os\.(environ|getenv)", {"nexus_agent.settings", "nexus_local.cli"}),
-        (r"sys\.exit", {"nexus_agent.cli"}),
-        (r"os\._exit", {"nexus_run.__main__"}),
-        (r"(time\.(time|monotonic)|random\.\w+)", {"nexus_agent.daemon", "nexus_agent.upstream", "nexus_run.source"}),
+        (r"sys\.exit", {"nexus_agent.cli", "nexus_agent.signals"}),
+        (r"posix\._exit", {"nexus_run.start"}),
+        (r"(time\.(time|monotonic)|random\.\w+)", {"nexus_agent.daemon", "nexus_agent.upstream"}),
         (r"datetime\.now", {"nexus_local.database", "nexus_agent.cli.seed"}),
     ],
 )

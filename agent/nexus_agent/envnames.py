@@ -7,7 +7,7 @@ a value that no environment can hold are errors that name the keys and the way o
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
+from fnmatch import fnmatchcase, translate
 from typing import Literal
 
 from nexus_agent.errors import BadRequest, ForbiddenName, NameCollision, NotFound, TooLarge
@@ -26,6 +26,9 @@ FORBIDDEN = tuple(
     *_CA_BUNDLE OPENSSL_* *_proxy *_PROXY EDITOR PAGER BROWSER NOTIFY_SOCKET LISTEN_* WATCHDOG_* CREDENTIALS_DIRECTORY
     NEXUS_*""".split()  # noqa: SIM905  # sixty strings in quotes would hide the words
 )
+
+# One expression for all of them: every start of a program waits for this.
+_FORBIDDEN = re.compile("|".join(map(translate, FORBIDDEN)))
 
 Kind = Literal["secret", "config", "flag"]
 
@@ -129,7 +132,7 @@ def _check_names(named: Sequence[Variable], selection: Selection) -> None:
     forbidden = sorted(
         f"{v.name} (from {v.entry.kind} {v.entry.key})"
         for v in named
-        if _matches(v.name, FORBIDDEN) and v.name not in selection.allowed
+        if _FORBIDDEN.match(v.name) and v.name not in selection.allowed
     )
     if forbidden:
         raise ForbiddenName(

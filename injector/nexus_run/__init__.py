@@ -1,3 +1,1 @@
-"""What the start script of `nexus-run` leaves to others. Standard library only."""
-
-VERSION = "0.1.0"
+"""Start a program with its secrets in the environment. Standard library only."""

@@ -1,6 +1,7 @@
 """nexus-run as a process: what the child inherits, byte for byte, and how it ends."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -51,10 +52,7 @@ STRANGE = [
     "more", [[], [b"TWICE=second"], [b"no equals sign", b"=no name", b""]], ids=["usual", "a duplicate", "no names"]
 )
 def test_the_environment_is_the_callers_and_the_secrets(site: Site, commands: Installation, more: list[bytes]) -> None:
-    """Order, duplicates, names that are no identifiers; no PWD, no LC_CTYPE, nothing of ours; secrets at the end.
-
-    The first case is the start script's own work, the others are the package's: both hand on the same.
-    """
+    """Order, duplicates, names that are no identifiers; no PWD, no LC_CTYPE, nothing of ours; secrets at the end."""
     own = [b"NEXUS_API_KEY=x", b"NEXUS_RUN_FLAGS=0", b"WESTYX_DEV_TOKEN=x", b"DB_PASSWORD=inherited"]
     python = str(commands.bin / "python3")
     words = [str(commands.bin / "nexus-run"), "--socket", str(site.socket), python, "-I", "-c", SHOW]
@@ -172,38 +170,58 @@ def test_without_proc_it_says_so(commands: Installation, run_dir: Path, roles: N
     assert (done.returncode, done.stderr[:20]) == (125, b"nexus-run: no_proc: ")
 
 
-def test_a_script_of_its_own_without_the_package(commands: Installation, site: Site, run_dir: Path) -> None:
-    """Copied alone it does the usual work; what it cannot do, it says in one line."""
+def test_a_copy_needs_its_package_beside_it(commands: Installation, site: Site, run_dir: Path) -> None:
+    """Copied together they work anywhere, as into an application's image; alone, one line says what is missing."""
     alone = run_dir / "nexus-run"
     alone.write_bytes((commands.bin / "nexus-run").read_bytes())
     alone.chmod(0o755)
-    words = [str(alone), "--socket", str(site.socket)]
-    usual = subprocess.run([*words, "printenv", "TLS_CERT"], capture_output=True, env=environment(), check=True)
-    assert Path(usual.stdout.decode().strip()).read_text() == PEM
-    odd = subprocess.run([*words, "/no/such/program"], capture_output=True, env=environment(), check=False)
-    assert (odd.returncode, odd.stdout) == (125, b"")
-    assert odd.stderr.startswith(b"nexus-run: incomplete: ")
-    assert odd.stderr.count(b"\n") == 1
+    words = [str(alone), "--socket", str(site.socket), "printenv", "TLS_CERT"]
+    done = subprocess.run(words, capture_output=True, env=environment(), check=False)
+    assert (done.returncode, done.stdout) == (125, b"")
+    assert done.stderr.startswith(b"nexus-run: incomplete: there is no package nexus_run")
+    shutil.copytree(Path(__file__).parents[2] / "injector" / "nexus_run", run_dir / "nexus_run")
+    done = subprocess.run(words, capture_output=True, env=environment(), check=True)
+    assert Path(done.stdout.decode().strip()).read_text() == PEM
+
+
+def test_an_installation_whose_packages_lie_elsewhere(commands: Installation, site: Site, run_dir: Path) -> None:
+    """As an editable one: the interpreter beside the script finds them."""
+    place = run_dir / "elsewhere" / "bin"
+    place.mkdir(parents=True)
+    shutil.copy(commands.bin / "nexus-run", place)
+    (place / "python3").write_text(f'#!/bin/sh\nexec {commands.bin}/python3 "$@"\n')
+    (place / "python3").chmod(0o755)
+    other = run_dir / "other"
+    other.mkdir()
+    (other / "nexus-run").symlink_to(place / "nexus-run")
+    words = ["--socket", str(site.socket), "printenv", "TLS_CERT"]
+    done = subprocess.run([other / "nexus-run", *words], capture_output=True, env=environment(), check=True)
+    assert Path(done.stdout.decode().strip()).read_text() == PEM
+    module = commands.run("python3", "-I", "-m", "nexus_run", *words)
+    assert Path(module.stdout.decode().strip()).read_text() == PEM
 
 
 def answering(place: Path, answer: bytes) -> tuple[Path, threading.Thread]:
-    """A socket where a single answer waits for each of two callers."""
+    """A socket where one answer waits for one caller."""
     path = place / "fake.sock"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(path))
     listener.listen()
 
     def serve() -> None:
-        for _ in range(2):
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(65536)
-                connection.sendall(answer)
-        listener.close()
+        connection, _ = listener.accept()
+        with connection, listener:
+            connection.recv(65536)
+            connection.sendall(answer)
 
     thread = threading.Thread(target=serve)
     thread.start()
     return path, thread
+
+
+def problem(body: bytes) -> bytes:
+    """A refusal with this body."""
+    return b"HTTP/1.1 500 Oh\r\nContent-Length: %d\r\n\r\n" % len(body) + body
 
 
 HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-env0\r\n"
@@ -214,15 +232,15 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: application/x-env0\r\n"
     [
         (b"", b"bad_answer: what answers is no nexus-agent"),
         (b"garbage\r\n\r\n", b"bad_answer: what answers is no nexus-agent"),
-        (HEAD + b"Content-Length: 9\r\n\r\nA=1", b"bad_answer: "),
+        (HEAD + b"Content-Length: 9\r\n\r\nA=1", b"bad_answer: the agent's answer was cut short"),
         (HEAD + b"\r\nA=1", b"bad_answer: the agent's answer was cut short"),
         (HEAD + b"Content-Length: 4\r\n\r\nA=1\0", b"bad_answer: what answers is no nexus-agent"),
         (HEAD + b"Content-Length: 3\r\n\r\nA\0B", b"bad_answer: what answers is no nexus-agent"),
         (b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\n\r\nA=1", b"bad_answer: what answers is no nexus-agent"),
         (b"HTTP/1.1 500 Oh\r\nContent-Length: 0\r\n\r\n", b"bad_answer: what answers is no nexus-agent"),
-        (b"HTTP/1.1 500 Oh\r\n\r\n" + b"[" * 200_000, b"bad_answer: what answers is no nexus-agent"),
-        (b'HTTP/1.1 500 Oh\r\n\r\n{"code":1,"detail":{}}', b"1: {}"),
-        (b'HTTP/1.1 500 Oh\r\n\r\n{"code":"c","detail":"a\\nb"}', b"c: a\\nb"),
+        (problem(b"[" * 200_000), b"bad_answer: what answers is no nexus-agent"),
+        (problem(b'{"code":1,"detail":{}}'), b"1: {}"),
+        (problem(b'{"code":"c","detail":"a\\nb"}'), b"c: a\\nb"),
     ],
 )
 def test_answers_that_are_none(commands: Installation, run_dir: Path, answer: bytes, said: bytes) -> None:

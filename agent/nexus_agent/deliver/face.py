@@ -3,6 +3,7 @@
 import asyncio
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from http import HTTPStatus
 from urllib.parse import parse_qsl
 
 from aiohttp import web
@@ -11,9 +12,9 @@ from structlog.typing import FilteringBoundLogger
 from nexus_agent import http_server, peer
 from nexus_agent.deliver import api, documents
 from nexus_agent.deliver.api import Follow, Pending, Refresh, Request, View
+from nexus_agent.deliver.door import Door
 from nexus_agent.deliver.responses import Response, problem
 from nexus_agent.errors import BadRequest, NexusError, NotFresh, TooLarge
-from nexus_agent.listener import BACKLOG
 from nexus_agent.model import Snapshot, changes
 from nexus_agent.policy import Policy
 from nexus_agent.store import Store
@@ -55,10 +56,12 @@ class Face:
         served = http_server.server(self._respond, _refused, self._log, keepalive_timeout=KEEP_ALIVE_SECONDS)
         runner = web.ServerRunner(served, shutdown_timeout=DRAIN_SECONDS)
         await runner.setup()
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+        door = Door(listener, self._at_once, served)
+        door.open()
         try:
             await asyncio.get_running_loop().create_future()
         finally:
+            door.close()
             for follower in self._followers:
                 follower.cancel()
             await runner.cleanup()
@@ -66,6 +69,15 @@ class Face:
     def _view(self) -> View:
         states = {name: store.current() for name, store in self._stores.items()}
         return View(states, self._policy, self._wall(), self._version)
+
+    def _at_once(self, target: bytes, accept: bytes, connection: peer.HasOptions) -> bytes | None:
+        """The whole answer to a program's start; nothing where it takes waiting, or words for a fault."""
+        try:
+            request = _request("GET", target.decode("ascii"), accept.decode("ascii"))
+            answer = api.answer(request, peer.caller(connection), self._view())
+        except Exception:  # the server meets it again, and has an answer for it
+            return None
+        return _whole(answer) if isinstance(answer, Response) else None
 
     async def _respond(self, raw: web.BaseRequest) -> web.StreamResponse:
         if raw.content_length is not None and raw.content_length > REQUEST_MAX_BYTES:
@@ -75,7 +87,8 @@ class Face:
         if raw.transport is None:
             raise ConnectionResetError
         caller = peer.caller(raw.transport.get_extra_info("socket"))
-        request = _request(raw)
+        accept, if_none_match = (",".join(raw.headers.getall(name, ())) for name in ("Accept", "If-None-Match"))
+        request = _request(raw.method, raw.raw_path, accept, if_none_match)
         answer = api.answer(request, caller, self._view())
         if isinstance(answer, Pending):
             answer = await self._patiently(answer, request, caller)
@@ -141,19 +154,24 @@ class Face:
                 await response.write(b": ping\n\n")  # the only way to learn that a reader is gone
 
 
-def _request(raw: web.BaseRequest) -> Request:
-    path, _, query = raw.raw_path.partition("?")
+def _request(method: str, target: str, accept: str, if_none_match: str = "") -> Request:
+    path, _, query = target.partition("?")
     try:
         pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=bool(query), errors="strict")
     except ValueError:
         raise BadRequest("the query cannot be read", "write NAME=VALUE pairs joined by &, percent-encoded") from None
-    headers = raw.headers
-    accept, if_none_match = (",".join(headers.getall(name, ())) for name in ("Accept", "If-None-Match"))
-    return Request(raw.method, path, tuple(pairs), accept, if_none_match)
+    return Request(method, path, tuple(pairs), accept, if_none_match)
 
 
 def _refused(error: NexusError) -> web.Response:
     return _http(problem(error))
+
+
+def _whole(answer: Response) -> bytes:
+    headers = {"Content-Type": answer.content_type, "Content-Length": str(len(answer.body)), **answer.headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+    status = f"HTTP/1.1 {answer.status} {HTTPStatus(answer.status).phrase}"
+    return f"{status}\r\n{lines}Connection: close\r\n\r\n".encode() + answer.body
 
 
 def _http(answer: Response) -> web.Response:
