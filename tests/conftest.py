@@ -2,11 +2,9 @@
 
 import os
 import shutil
-import subprocess
 import sys
 import sysconfig
 import tempfile
-import venv
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -14,7 +12,7 @@ import pytest
 
 from rig import canary
 from rig.clock import Clock
-from rig.processes import Installation, User
+from rig.processes import Installation, User, install
 from rig.recorded import Recorded
 
 ROOT = Path(__file__).parent.parent
@@ -44,11 +42,7 @@ def installation() -> Iterator[Installation]:
     place = Path(tempfile.mkdtemp(prefix="nexus-installed-"))
     place.chmod(0o755)
     try:
-        venv.create(place / "env", with_pip=True)
-        pip = [str(place / "env" / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check"]
-        environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-        subprocess.run([*pip, "install", str(ROOT)], check=True, env=environ, capture_output=True)
-        installed = Installation(place / "env" / "bin")
+        installed = install(place / "env", ROOT)
         _transcripts.append(installed.transcript)
         yield installed
     finally:

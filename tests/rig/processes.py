@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import threading
+import venv
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -143,6 +144,15 @@ class Installation:
             running.stop()
             self.transcript += running.lines["out"] + running.lines["err"]
         self.running.clear()
+
+
+def install(place: Path, project: Path) -> Installation:
+    """The wheel of the project, built and installed into an environment of its own."""
+    venv.create(place, with_pip=True)
+    environ = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+    words = ["-m", "pip", "--quiet", "--disable-pip-version-check", "install", str(project)]
+    subprocess.run([place / "bin" / "python", *words], check=True, env=environ, capture_output=True)
+    return Installation(place / "bin")
 
 
 @dataclass(frozen=True)

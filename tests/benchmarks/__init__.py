@@ -1,0 +1,1 @@
+"""What it costs, as ratios against named references that are measured in the same run."""
