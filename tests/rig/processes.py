@@ -44,6 +44,8 @@ class Running:
     def watch(self) -> None:
         """Begin to read."""
         for name, pipe in (("out", self.popen.stdout), ("err", self.popen.stderr)):
+            if pipe is None:
+                continue
             reader = threading.Thread(target=self._read, args=(name, pipe), daemon=True)
             reader.start()
             self._readers.append(reader)
@@ -124,14 +126,12 @@ class Installation:
 
     def start(self, *words: str, user: User | None = None, env: dict[str, str] | None = None, **more: Any) -> Running:
         """Start a command that stays."""
+        streams = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         popen = subprocess.Popen(
             self.command(*words),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
             env=environment() if env is None else env,
             **(user.arguments() if user else {}),
-            **more,
+            **{**streams, **more},
         )
         running = Running(popen)
         running.watch()
