@@ -132,6 +132,34 @@ async def test_an_answer_waits_for_files_of_its_generation(served: Served, run_d
         assert (await response.json())["path"] == str(run_dir / "CERT")
 
 
+@pytest.mark.parametrize(
+    ("target", "accept"),
+    [
+        ("/v1/-/env", "application/x-env0"),
+        ("/v1/-/env?flags=1", "application/x-env0"),
+        ("/v1/-/env", "application/json"),
+        ("/v1/-/secrets/nope", "*/*"),
+        ("/v1/nope/env", "application/x-env0"),
+        ("/v1/-/env?x=1", "application/x-env0"),
+        ("/v1/-/env?%ff", "application/x-env0"),
+        ("/v1/-/refresh", "*/*"),
+    ],
+)
+async def test_the_short_way_gives_the_same_answer(served: Served, target: str, accept: str) -> None:
+    """The start of a program is answered at the door, and everybody else by the server: in the same words."""
+    served.store.publish(snapshot(True), 1000.0)
+    head = f"GET {target} HTTP/1.1\r\nHost: a\r\nAccept: {accept}\r\nConnection: close\r\n"
+    answers = []
+    for more in ("\r\n", "User-Agent: x\r\n\r\n"):
+        first, _, body = (await raw(served, (head + more).encode())).partition(b"\r\n\r\n")
+        status, *lines = first.decode().split("\r\n")
+        headers = {line for line in lines if not line.startswith(("Date: ", "Server: "))}
+        answers.append((status, headers, body))
+        by_the_server = more != "\r\n" or "%ff" in target
+        assert (b"Date: " in first) is by_the_server  # the control: they did go two ways
+    assert answers[0] == answers[1]
+
+
 async def test_the_first_answer_of_nexus_is_waited_for(served: Served) -> None:
     """An agent that has just been started has it in a moment; who waits that long gets it."""
     asking = asyncio.create_task(served.session.get("/v1/-/flags"))
