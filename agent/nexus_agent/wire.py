@@ -263,7 +263,8 @@ def _is_text(value: object) -> bool:
 
 
 def _one_of(document: Mapping[str, object], field: str, allowed: tuple[str, ...]) -> str:
-    value = document.get(field) or ""
+    value = document.get(field)
+    value = "" if value is None else value
     if not isinstance(value, str) or value not in allowed:
         raise BadAnswer(f"the snapshot's {field} is none that Nexus has")
     return value
@@ -291,7 +292,8 @@ def _secret(key: str, entry: Mapping[str, Any]) -> Secret:
         raise BadAnswer(f"secret {key} has no text as its value")
     if not isinstance(version, int) or isinstance(version, bool) or version < 1:
         raise BadAnswer(f"secret {key} has no version from 1 on")
-    kind = entry.get("type") or SecretType.TEXT
+    kind = entry.get("type")
+    kind = SecretType.TEXT if kind is None or kind == "" else kind
     if kind not in tuple(SecretType):
         raise BadAnswer(f"secret {key} has a type that is neither text nor file")
     if len(value.encode()) > VALUE_MAX_BYTES:

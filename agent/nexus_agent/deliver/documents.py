@@ -105,7 +105,7 @@ def _service_status(state: State, now: float) -> dict[str, object]:
         "problem": state.sync.last_problem or None,
         "files": {
             "generation": state.files.generation,
-            "directory": str(state.files.directory),
+            "directory": str(state.files.directory) if state.files.generation else None,
             "problem": state.files.problem or None,
         },
     }
