@@ -254,6 +254,29 @@ def test_answers_that_are_none(commands: Installation, run_dir: Path, answer: by
     assert not (run_dir / "started").exists()
 
 
+def test_an_agent_that_says_nothing_is_not_waited_for_for_ever(site: Site, commands: Installation) -> None:
+    """Ten seconds, whether it has accepted or not; and what it would have said is not missed afterwards."""
+    site.agent.popen.send_signal(signal.SIGSTOP)
+    done = commands.run("nexus-run", "--socket", str(site.socket), "true")
+    site.agent.popen.send_signal(signal.SIGCONT)
+    assert done.returncode == 125
+    assert b"agent_unreachable" in done.stderr
+    assert b"nothing for 10 s" in done.stderr
+    assert commands.run("nexus-run", "--socket", str(site.socket), "true").returncode == 0
+
+
+def test_ctrl_c_ends_the_waiting_without_a_word(commands: Installation, run_dir: Path) -> None:
+    """As it would end the program."""
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(run_dir / "silent.sock"))
+        listener.listen()
+        waiting = commands.start("nexus-run", "--socket", str(run_dir / "silent.sock"), "true")
+        with listener.accept()[0] as connection:
+            assert connection.recv(65536).startswith(b"GET ")
+            assert waiting.stop(signal.SIGINT) == -signal.SIGINT
+    assert waiting.lines == {"out": [], "err": []}
+
+
 def test_no_agent(commands: Installation, run_dir: Path) -> None:
     """What, where, and the next step."""
     done = commands.run("nexus-run", "--socket", str(run_dir / "agent.sock"), "env")
