@@ -187,7 +187,7 @@ def test_a_wish_is_for_now_and_within_the_budget() -> None:
     state = cadence.begin(0.0)
     for number in range(cadence.OWN_PER_MINUTE):
         state = after(cadence.asked(state, float(number)), Outcome.UNCHANGED, float(number))
-    assert cadence.next_fetch(cadence.asked(state, 12.0), 12.0) == (60.0, Cause.OWN)
+    assert cadence.next_fetch(cadence.asked(state, 12.0), 12.0) == (61.0, Cause.OWN)
 
 
 def test_a_stream_that_never_holds_is_tried_ever_more_slowly() -> None:

@@ -65,7 +65,7 @@ async def house(run_dir: Path) -> AsyncIterator[House]:
         house = House(run_dir / "door.sock", listener.socket)
         house.door.open()
         yield house
-        house.door.close()
+        await house.door.close(0.1)
 
 
 async def test_a_start_is_answered_at_once(house: House) -> None:
@@ -130,12 +130,26 @@ async def test_a_large_answer_reaches_a_slow_reader(house: House) -> None:
     slow[1].close()
 
 
+async def test_an_answer_on_its_way_is_finished(house: House) -> None:
+    """A stop does not cut it short, as long as somebody reads."""
+    house.answer = os.urandom(4 * 1024 * 1024)
+    reader, writer = await asyncio.open_unix_connection(house.path, limit=1024)
+    writer.write(START)
+    got = await reader.read(10)
+    closing = asyncio.create_task(house.door.close(10))
+    while piece := await reader.read(65536):
+        got += piece
+    assert got == house.answer
+    await closing
+    writer.close()
+
+
 async def test_a_closed_door_lets_nobody_in(house: House) -> None:
     """Those who have said nothing are out, and the next one waits in vain."""
     reader, writer = await asyncio.open_unix_connection(house.path)
     for _ in range(5):
         await asyncio.sleep(0)
-    house.door.close()
+    await house.door.close(0.1)
     assert await reader.read() == b""
     writer.close()
     late_reader, late = await asyncio.open_unix_connection(house.path)

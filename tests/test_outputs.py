@@ -1,6 +1,7 @@
 """File secrets in step with the store: each generation, failures that end, and what was before."""
 
 import asyncio
+import shutil
 from pathlib import Path
 
 import pytest
@@ -82,5 +83,31 @@ async def test_a_secret_that_becomes_a_file_or_is_none_any_more(
             store.publish(Snapshot({"k": Secret(Sensitive("v"), at, kind)}), float(at))
             await until_delivered(store)
             assert (target / "k").exists() is (kind is SecretType.FILE)
+    delivering.cancel()
+    await asyncio.gather(delivering, return_exceptions=True)
+
+
+async def test_a_directory_that_is_gone_ends_nobody(run_dir: Path) -> None:
+    """Somebody has removed it before its rests were swept: the next change makes it again."""
+    store = Store(State("shop", "test", "https://h"))
+    target = run_dir / "files"
+    swept = asyncio.Event()
+
+    class Watched(Files):
+        def forget_previous(self) -> None:
+            """As it is, and told."""
+            swept.set()
+            super().forget_previous()
+
+    delivering = asyncio.create_task(FileSecrets(store, Watched(target, Access()), log.get("t"), grace=0.01).run())
+    async with asyncio.timeout(10):
+        store.publish(snapshot(a="1"), 1.0)
+        await until_delivered(store)
+        shutil.rmtree(target)
+        await swept.wait()
+        store.publish(snapshot(b="2"), 2.0)
+        await until_delivered(store)
+    assert (target / "b").read_text() == "2"
+    assert not delivering.done()
     delivering.cancel()
     await asyncio.gather(delivering, return_exceptions=True)

@@ -96,7 +96,7 @@ def test_services_from_a_variable(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv("NEXUS_AGENT_SERVICE", '[{"name":"other","endpoint":"unix:/s","credential":"file:/k"}]')
     assert [service.name for service in load(tmp_path, BASE).services] == ["other"]
     monkeypatch.setenv("NEXUS_AGENT_SERVICE", "not json")
-    assert "is no JSON" in refused(tmp_path, BASE)
+    assert "no JSON in one of NEXUS_AGENT_SERVICE: " in refused(tmp_path, BASE)
 
 
 def test_a_service_wins_over_what_is_shared(tmp_path: Path) -> None:

@@ -266,7 +266,7 @@ async def test_requests_that_cross_share_one_budget(clock: Clock) -> None:
         await clock.advance(40)
         assert len(sent) == 12
         assert nexus.streams == 5
-        await clock.advance(start + 61 - clock.now)
+        await clock.advance(start + 62 - clock.now)
         assert nexus.streams == 6
 
 

@@ -12,8 +12,9 @@ from typing import Final
 from nexus_agent.outcomes import RULES, Delay, Outcome, Rule, Verdict
 
 STALE_AFTER: Final = 3600.0
-MINUTE: Final = 60.0
-# The budget of one service: requests in any minute for reasons of our own, and in all.
+# The budget of one service: requests in any minute for reasons of our own, and in all. A second more than a minute, as
+# one request may take less time to get to Nexus than the one before.
+BUDGET_WINDOW: Final = 61.0
 OWN_PER_MINUTE: Final = 12
 ALL_PER_MINUTE: Final = 60
 EVENT_SPACING: Final = 1.0
@@ -258,14 +259,14 @@ def _told(verdict: Verdict) -> float:
 
 
 def _recent(times: tuple[float, ...], now: float) -> tuple[float, ...]:
-    return tuple(time for time in times if now - time < MINUTE)
+    return tuple(time for time in times if now - time < BUDGET_WINDOW)
 
 
 def _permitted(state: State, moment: float, cause: Cause) -> float:
     """`moment`, or the first one after it at which a request of this cause fits into the budget of every minute."""
     everything = sorted(state.own + state.events)
     if cause is Cause.OWN and len(state.own) >= OWN_PER_MINUTE:
-        moment = max(moment, state.own[-OWN_PER_MINUTE] + MINUTE)
+        moment = max(moment, state.own[-OWN_PER_MINUTE] + BUDGET_WINDOW)
     if len(everything) >= ALL_PER_MINUTE:
-        moment = max(moment, everything[-ALL_PER_MINUTE] + MINUTE)
+        moment = max(moment, everything[-ALL_PER_MINUTE] + BUDGET_WINDOW)
     return moment

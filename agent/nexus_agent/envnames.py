@@ -137,7 +137,7 @@ def _check_names(named: Sequence[Variable], selection: Selection) -> None:
     if forbidden:
         raise ForbiddenName(
             f"would change how programs run: {', '.join(forbidden)}",
-            "rename the key in Nexus, or ask with exclude=KEY, map=KEY=NAME or allow=NAME",
+            "rename the key in Nexus; a request to /env may also say exclude=KEY, map=KEY=NAME or allow=NAME",
         )
 
 
@@ -149,7 +149,7 @@ def _check_collisions(named: Sequence[Variable]) -> None:
     if clashes:
         raise NameCollision(
             f"one name from two keys: {'; '.join(sorted(clashes))}",
-            "rename one of them in Nexus, or ask with map=KEY=NAME or exclude=KEY",
+            "rename one of them in Nexus; a request to /env may also say map=KEY=NAME or exclude=KEY",
         )
 
 
@@ -158,12 +158,12 @@ def _check_strings(named: Sequence[Variable]) -> None:
     if with_nul:
         raise ForbiddenName(
             f"a value with a NUL byte fits in no environment: {', '.join(with_nul)}",
-            "make it a file secret in Nexus, or ask with exclude=KEY and read it by itself",
+            "keep it as a file secret in Nexus; a request to /env may also say exclude=KEY",
         )
     # The final NUL of the string counts as well.
     too_long = sorted(f"{v.entry.kind} {v.entry.key}" for v in named if len(v.assignment()) + 1 > STRING_MAX_BYTES)
     if too_long:
         raise TooLarge(
             f"over {STRING_MAX_BYTES} bytes with its name, too long for an environment: {', '.join(too_long)}",
-            "make it a file secret in Nexus, or ask with exclude=KEY and read it by itself",
+            "keep it as a file secret in Nexus; a request to /env may also say exclude=KEY",
         )

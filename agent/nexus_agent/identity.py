@@ -84,10 +84,11 @@ def _read_private(path: Path, where: str, forbidden: int) -> bytes:
         raise BadSettings(f"{where}: there is no such file", "create it with mode 0600, or correct the path") from None
     except OSError as error:
         raise BadSettings(f"{where}: {error.strerror}", "check its owner and mode; a symlink is refused") from None
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise BadSettings(f"{where}: is no regular file", "name the file that holds the key")
     with open(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise BadSettings(f"{where}: is no regular file", "name the file that holds the key")
         if status.st_uid not in (0, os.geteuid()):
             raise BadSettings(f"{where}: belongs to another user", "give it to root or to the agent's user")
         if status.st_mode & forbidden:

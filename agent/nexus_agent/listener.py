@@ -10,10 +10,9 @@ from typing import Self
 
 from nexus_agent import directories
 from nexus_agent.errors import AlreadyRunning, BadSettings
+from nexus_agent.settings_fields import SOCKET_PATH_BYTES
 
 BACKLOG = 1024
-# sockaddr_un holds 108 bytes with the final NUL (unix(7)).
-_PATH_MAX_BYTES = 107
 _ADVICE = "choose a socket in a directory of the user who listens, mode 0755"
 
 
@@ -63,8 +62,8 @@ def listen(path: Path, mode: int, group: int | None = None) -> Listener:
     Raises `AlreadyRunning` when somebody listens there, and `BadSettings` when the directory does not fit: only the
     agent and root may write into it, else somebody else could put a socket of his own in its place.
     """
-    if len(os.fsencode(path)) > _PATH_MAX_BYTES:
-        raise BadSettings(f"{path}: over {_PATH_MAX_BYTES} bytes, too long for a socket", "choose a shorter path")
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES:
+        raise BadSettings(f"{path}: over {SOCKET_PATH_BYTES} bytes, too long for a socket", "choose a shorter path")
     directories.make(path.parent, _ADVICE)
     lock = Lock(path.with_name(f"{path.name}.lock"), f"the socket {path}")
     try:

@@ -4,7 +4,6 @@ Order: `NEXUS_AGENT_<SECTION>__<KEY>` in the environment, then the file, then th
 problems are reported at once, each with its line, and none with a value.
 """
 
-import grp
 import os
 import re
 import tomllib
@@ -87,7 +86,7 @@ _OF_KUBERNETES: Final = re.compile(r"NEXUS_AGENT_(SERVICE_HOST|SERVICE_PORT\w*|P
 _Seconds = Annotated[float, BeforeValidator(settings_fields.seconds)]
 _Mode = Annotated[int, BeforeValidator(settings_fields.mode)]
 _Path = Annotated[Path, AfterValidator(settings_fields.absolute_path)]
-_Group = Annotated[str | int | None, BeforeValidator(settings_fields.group)]
+_Group = Annotated[int | None, BeforeValidator(settings_fields.group)]
 
 
 class _Section(BaseModel):
@@ -159,23 +158,33 @@ def load(config: Path | None = None) -> Settings:
         if name in names[:index]:
             problems.append(f"{places.of(('service', index, 'name'))}: is the name of an earlier service as well")
     resolved = [_service(service, document, places, index, problems) for index, service in enumerate(services)]
-    group = _group(document.socket.group, places, problems)
     if problems:
         raise BadSettings(*describe(problems))
-    runtime, path = _places(document, places.environ)
+    runtime = _runtime_directory(document.runtime.directory, places.environ)
+    path = document.socket.path or runtime / "agent.sock"
+    if len(os.fsencode(path)) > settings_fields.SOCKET_PATH_BYTES:
+        raise BadSettings(
+            f"{path}: over {settings_fields.SOCKET_PATH_BYTES} bytes, too long for a socket",
+            "set socket.path to a shorter one",
+        )
     return Settings(
         services=tuple(service for service in resolved if service is not None),
         runtime_directory=runtime,
         allow_disk=document.runtime.allow_disk,
-        socket=Socket(path, document.socket.mode, group),
+        socket=Socket(path, document.socket.mode, document.socket.group),
     )
 
 
 def socket_path(config: Path | None = None) -> Path:
-    """Where the agent that these settings describe listens. Services and keys are not looked at: whoever asks an agent
-    need not be able to read what the agent can."""
-    document, places = _document(config)
-    return _places(document, places.environ)[1]
+    """Where an agent is to be asked. Services and keys are not looked at: whoever asks need not be able to read what
+    the agent can, and without settings of his own he finds it where `nexus-run` does."""
+    document, places = _document(config, asking=True)
+    environ = places.environ
+    runtime = document.runtime.directory
+    if document.socket.path or runtime or environ.get("RUNTIME_DIRECTORY"):
+        return document.socket.path or _runtime_directory(runtime, environ) / "agent.sock"
+    own = Path(environ.get("XDG_RUNTIME_DIR") or "/run", "nexus-agent", "agent.sock")
+    return own if own.exists() else Path("/run/nexus-agent/agent.sock")
 
 
 def user_runtime_directory() -> str | None:
@@ -188,7 +197,7 @@ def environment_of_a_child() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("NEXUS_RUN_")}
 
 
-def _read(named: Path | None) -> str:
+def _read(named: Path | None, asking: bool) -> str:
     path = named or DEFAULT_FILE
     try:
         return path.read_text("utf-8")
@@ -199,13 +208,16 @@ def _read(named: Path | None) -> str:
     except UnicodeDecodeError:
         raise BadSettings(f"{path}: not UTF-8", "save the file as UTF-8") from None
     except OSError as error:
+        if asking and named is None:
+            return ""
         raise BadSettings(f"{path}: cannot be read: {error.strerror}", "check its owner and mode") from None
 
 
-def _document(config: Path | None) -> tuple[_Document, Places]:
+def _document(config: Path | None, asking: bool = False) -> tuple[_Document, Places]:
+    """What is written in file and environment. Whoever is only `asking` may not be able to read the default file."""
     environ = os.environ
     named = config or (Path(environ["NEXUS_AGENT_CONFIG"]) if environ.get("NEXUS_AGENT_CONFIG") else None)
-    places = Places(_read(named), str(named or DEFAULT_FILE), PREFIX, environ)
+    places = Places(_read(named, asking), str(named or DEFAULT_FILE), PREFIX, environ)
     try:
         table = tomllib.loads(places.text)
     except tomllib.TOMLDecodeError as error:
@@ -219,7 +231,7 @@ def _document(config: Path | None) -> tuple[_Document, Places]:
         raise BadSettings(*describe(report(_Document, error, places) + unknown)) from None
     except SettingsError:
         raise BadSettings(
-            "a NEXUS_AGENT_ variable of a whole section is no JSON",
+            f"no JSON in one of {', '.join(sorted(name for name in environ if name.upper() in _sections()))}",
             "set NEXUS_AGENT_<SECTION>__<KEY> for one key; NEXUS_AGENT_SERVICE takes a JSON list of tables",
         ) from None
     if unknown:
@@ -227,20 +239,19 @@ def _document(config: Path | None) -> tuple[_Document, Places]:
     return document, places
 
 
+def _sections() -> set[str]:
+    """The variables that hold a whole section."""
+    return {f"{PREFIX}{name.upper()}" for name in _Document.model_fields}
+
+
 def _unknown_variables(environ: Mapping[str, str]) -> list[str]:
-    sections = {f"{PREFIX}{name.upper()}" for name in _Document.model_fields}
+    sections = _sections()
     mine = (name for name in environ if name.startswith(PREFIX) and name != f"{PREFIX}CONFIG")
     return [
         f"{name}: there is no such section; they are {', '.join(sorted(sections))}"
         for name in sorted(mine)
         if name.split("__")[0].upper() not in sections and not _OF_KUBERNETES.fullmatch(name)
     ]
-
-
-def _places(document: _Document, environ: Mapping[str, str]) -> tuple[Path, Path]:
-    """The runtime directory, and the path of the socket."""
-    runtime = _runtime_directory(document.runtime.directory, environ)
-    return runtime, document.socket.path or runtime / "agent.sock"
 
 
 def _service_of_environment(places: Places) -> tuple[_Service, ...]:
@@ -283,7 +294,7 @@ def _service(service: _Service, document: _Document, places: Places, index: int,
 
 def _source(service: _Service, places: Places, index: int, problems: list[str]) -> CredentialSource | None:
     label = service.credential or "env:NEXUS_API_KEY"
-    place = places.of(("service", index, "credential"))
+    place = places.of(("service", index, "credential")) if service.credential else f"service {service.name}"
     kind, _, rest = label.partition(":")
     if kind == "file":
         return CredentialSource(SourceKind.FILE, label, path=Path(rest))
@@ -303,17 +314,6 @@ def _source(service: _Service, places: Places, index: int, problems: list[str]) 
     advice = "set it, or give the service a credential" if service.credential is None else "set it"
     problems.append(f"{place}: the environment variable {name} is not set or empty; {advice}")
     return None
-
-
-def _group(group: str | int | None, places: Places, problems: list[str]) -> int | None:
-    if group is None or isinstance(group, int):
-        return group
-    try:
-        return grp.getgrnam(group).gr_gid
-    except KeyError:
-        hint = "create it with groupadd, or write another name"
-        problems.append(f"{places.of(('socket', 'group'))}: there is no such group on this machine; {hint}")
-        return None
 
 
 def _runtime_directory(setting: Path | None, environ: Mapping[str, str]) -> Path:

@@ -1,6 +1,7 @@
 """What a single setting may look like. Each function takes what was written and gives what is meant, or raises
 `ValueError` with the rest of a sentence that begins with the setting's name; what has another type is pydantic's."""
 
+import grp
 import ipaddress
 import os
 import re
@@ -11,7 +12,7 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "": 1.0}
 _LONGEST_SECONDS = 7 * 86400.0
 _LARGEST_ID = 2**32 - 2
 # sockaddr_un holds 108 bytes with the final NUL (unix(7)).
-_SOCKET_PATH_BYTES = 107
+SOCKET_PATH_BYTES = 107
 
 
 def seconds(value: object) -> object:
@@ -37,13 +38,17 @@ def mode(value: object) -> object:
 
 
 def group(value: object) -> object:
-    """A group's name or number."""
+    """A group's number, from that or from its name on this machine."""
     number = value
     if isinstance(value, str) and value.isascii() and value.isdigit():
         number = int(value[:20])
-    if isinstance(number, bool) or (isinstance(number, int) and not 0 <= number <= _LARGEST_ID):
-        raise ValueError("is no group: write its name or its number")
-    if isinstance(number, str) and (not number or "\0" in number):
+    if isinstance(number, str) and number and "\0" not in number:
+        try:
+            return grp.getgrnam(number).gr_gid
+        except KeyError:
+            advice = "create it with groupadd, or write another name"
+            raise ValueError(f"there is no such group on this machine; {advice}") from None
+    if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number <= _LARGEST_ID:
         raise ValueError("is no group: write its name or its number")
     return number
 
@@ -63,8 +68,8 @@ def endpoint(value: object) -> object:
     if text.startswith("unix:"):
         if not text.startswith("unix:/") or "\0" in text:
             raise ValueError("needs an absolute path after unix:")
-        if len(os.fsencode(text.removeprefix("unix:"))) > _SOCKET_PATH_BYTES:
-            raise ValueError(f"names a path of over {_SOCKET_PATH_BYTES} bytes, too long for a socket")
+        if len(os.fsencode(text.removeprefix("unix:"))) > SOCKET_PATH_BYTES:
+            raise ValueError(f"names a path of over {SOCKET_PATH_BYTES} bytes, too long for a socket")
         return text
     parts = _split(text)
     if (

@@ -39,6 +39,8 @@ class Places:
             variable = self.prefix + "__".join(str(part) for part in location[:length]).upper()
             if variable in variables:
                 return f"{variable} in the environment"
+            if inside := sorted(name for name in variables if name.startswith(f"{variable}__")):
+                return f"{inside[0]} in the environment"
         dotted = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
         line = line_of(self.text, location)
         return f"{self.where}:{line}: {dotted}" if line else f"{self.where}: {dotted}"

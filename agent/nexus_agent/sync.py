@@ -173,7 +173,7 @@ class Sync:
             self._requests += 1
             try:
                 async for names in self._nexus.events(self._opened):
-                    self._log.debug("events", names=names)
+                    self._log.debug("events", count=len(names), last=names[-1][:40])
                     self._move(cadence.hinted(self._state, self._clock.monotonic()))
             except StreamRefused as error:
                 self._lost(error.answer)

@@ -39,11 +39,6 @@ class Template:
 
     parts: tuple[str | Reference, ...]
 
-    @property
-    def references(self) -> tuple[Reference, ...]:
-        """The references in the order of the text."""
-        return tuple(part for part in self.parts if isinstance(part, Reference))
-
     def render(self, lookup: Callable[[Reference], str]) -> str:
         """The text with each reference replaced by what `lookup` gives for it."""
         return "".join(part if isinstance(part, str) else lookup(part) for part in self.parts)

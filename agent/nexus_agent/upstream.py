@@ -181,7 +181,10 @@ def _failed(error: Exception) -> Answer:
         reason = "Nexus' certificate is not trusted"
         return Answer(Verdict(Outcome.TLS_FAILED), problem=f"{reason} (set ca_file for a CA of your own)")
     if isinstance(error, aiohttp.ClientSSLError | ssl.SSLError):
-        return Answer(Verdict(Outcome.TLS_FAILED), problem="TLS could not be agreed with Nexus")
+        return Answer(
+            Verdict(Outcome.TLS_FAILED),
+            problem="TLS could not be agreed with Nexus; check that the endpoint speaks https",
+        )
     if isinstance(error, asyncio.TimeoutError):
         return Answer(Verdict(Outcome.UNAVAILABLE), problem="Nexus did not answer in time")
     if isinstance(error, aiohttp.ClientProxyConnectionError):
@@ -189,7 +192,9 @@ def _failed(error: Exception) -> Answer:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return Answer(Verdict(Outcome.UNAVAILABLE), problem=f"the proxy refused with {error.status}")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return Answer(Verdict(Outcome.UNAVAILABLE), problem="Nexus' host name cannot be resolved")
+        return Answer(
+            Verdict(Outcome.UNAVAILABLE), problem="Nexus' host name cannot be resolved; check the endpoint and DNS"
+        )
     if isinstance(error, aiohttp.ClientConnectorError):
         return Answer(Verdict(Outcome.UNAVAILABLE), problem=f"Nexus cannot be reached: {error.strerror}")
     if isinstance(error, aiohttp.ClientPayloadError):

@@ -56,6 +56,15 @@ _STATUS_OUTCOMES: Final[Mapping[int, Outcome]] = {
 }
 
 
+_MEANINGS: Final[Mapping[int, str]] = {
+    401: ": the key is wrong or has been revoked; put a valid one into the service's credential",
+    402: ": the bill of the project is overdue",
+    403: ": the key may not read this service; use the key of the service at this endpoint",
+    404: ": there is no Nexus at this endpoint; correct it",
+    410: ": this service is gone",
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Answer:
     """One answer of Nexus, understood. `problem` says what is wrong with it in words that hold nothing of its body;
@@ -111,7 +120,7 @@ def read_answer(status: int, headers: Mapping[str, str], body: bytes, *, public:
 def refused(status: int, headers: Mapping[str, str], body: bytes, now: float) -> Answer:
     """What any other status than 200 and 304 means."""
     document = _json_object(body)
-    problem = f"Nexus answered {status}"
+    problem = f"Nexus answered {status}{_MEANINGS.get(status, '')}"
     if status == 429:
         if document is not None and document.get("error") == "quarantined":
             wait = _seconds_until(document.get("expires_at"), now)

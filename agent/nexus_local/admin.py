@@ -18,7 +18,7 @@ from nexus_agent import errors
 from nexus_agent.directories import require_own
 from nexus_agent.errors import BadRequest, NexusError
 from nexus_agent.model import SecretType
-from nexus_local.database import ADVICE
+from nexus_local.database import ADVICE, DATABASE_NAME
 from nexus_local.store import Store
 
 SOCKET_NAME: Final = "admin.sock"
@@ -60,6 +60,9 @@ def ask(directory: Path, operation: str, arguments: Arguments) -> Result:
         raise BadRequest("an argument is not UTF-8", "values that are not text come from a file or standard input")
     connection = _connected(directory)
     if connection is None:
+        if operation != "service.create" and not (directory / DATABASE_NAME).exists():
+            hint = "'nexus-local serve' or 'service create' makes one; name another directory with --data"
+            raise errors.BadSettings(f"{directory}: there is no Nexus", hint)
         store = Store(directory)
         try:
             return perform(store, operation, arguments)

@@ -16,8 +16,8 @@ Select
 Agent
   --socket PATH      its socket [$XDG_RUNTIME_DIR/nexus-agent/agent.sock if it is there,
                      else /run/nexus-agent/agent.sock]                      [NEXUS_RUN_SOCKET]
-  --agent-uid USER   believe an agent of this user (name or number) as well as root's and your own
-                                                                            [NEXUS_RUN_AGENT_UID]
+  --agent-uid USER   believe an agent of this user, name or number; needed only where others than
+                     root and that user may write to a directory on the way [NEXUS_RUN_AGENT_UID]
 
   -h, --help         this text
   --version          the version

@@ -18,6 +18,8 @@ OPTIONS = (b"socket", b"agent-uid", b"service", b"configs", b"flags")
 SWITCHES = (b"configs", b"flags")
 PLAIN = b"abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789-_.~"
 MSG_WAITALL = 0x100
+MOST_LINKS = 40
+MOST_STOPS = 3
 # What execvp(3) goes on after, as another place may have it: ENOENT, EACCES, ENOTDIR, ENAMETOOLONG.
 ELSEWHERE = (2, 13, 20, 36)
 
@@ -74,7 +76,13 @@ def twin(name: bytes) -> bytes:
 
 def parse(words: "list[bytes]", inherited: "dict[bytes, bytes]") -> "tuple[dict[bytes, bytes], list[bytes]]":
     """The options, by name, and the command. An option that is not known is an error, never ignored."""
-    options = {name: inherited[twin(name)] for name in OPTIONS if twin(name) in inherited}
+    twins = {twin(name): name for name in OPTIONS}
+    options = {}
+    for variable in inherited:
+        if variable[:10] == b"NEXUS_RUN_":
+            if variable not in twins:
+                raise Failed("usage", "there is no option for " + text(variable), "nexus-run --help lists them")
+            options[twins[variable]] = inherited[variable]
     position = 0
     while position < len(words) and words[position][:1] == b"-":
         word, equals, value = words[position].partition(b"=")
@@ -107,7 +115,10 @@ def tell(word: bytes) -> None:
         sys.path.insert(0, PLACE)
     from nexus_run import about
 
-    posix.write(1, (about.VERSION_LINE if word == b"--version" else about.HELP).encode())
+    try:
+        posix.write(1, (about.VERSION_LINE if word == b"--version" else about.HELP).encode())
+    except OSError as error:
+        raise Failed("output", "standard output cannot be written: " + str(error.strerror)) from None
     posix._exit(0)
 
 
@@ -150,7 +161,12 @@ def ask(path: bytes, agent_uid: "bytes | None", question: bytes) -> bytes:
             what = text(path) + " is served by uid %d" % uid
             raise Failed("agent_not_trusted", what, "if that is the agent's user, say so with --agent-uid")
         posix.close(holder)
-        answer = connection.recv(MOST_BYTES, MSG_WAITALL)  # all of it, in ten seconds
+        answer = b""
+        for _ in range(MOST_STOPS):
+            piece = connection.recv(MOST_BYTES, MSG_WAITALL)  # all of it, in ten seconds; a part when this was stopped
+            answer += piece
+            if not piece:
+                break
     except OSError as error:
         reason = "nothing for %d s" % SECONDS if error.errno == 11 else error.strerror or str(error)
         what = "no agent answers on " + text(path) + ": " + reason
@@ -161,16 +177,26 @@ def ask(path: bytes, agent_uid: "bytes | None", question: bytes) -> bytes:
 
 
 def believed(uid: int, holder: int, given: bytes) -> bool:
-    """Whether the socket's directory is this user's, and none but root could have put it where it is, or a link to it
-    where it was looked for."""
+    """Whether the socket's directory is this user's, and none but root could have put it, or a link on the way to it,
+    where it is."""
     status = posix.fstat(holder)
-    safe = uid == status.st_uid and not status.st_mode & 0o022 and given[:1] == b"/"
-    for parent in (given, posix.readlink(b"/proc/self/fd/%d" % holder)):
-        while safe and len(parent) > 1:
-            parent = parent[: parent.rindex(b"/")] or b"/"
+    ways = [given.rstrip(b"/")]
+    if uid != status.st_uid or status.st_mode & 0o022 or given[:1] != b"/":
+        return False
+    for way in ways:  # the one that was given, and that of each link on it
+        while len(way) > 1:
+            parent = way[: way.rindex(b"/")] or b"/"
             above = posix.stat(parent)
-            safe = above.st_uid == 0 and not above.st_mode & 0o022
-    return safe
+            if above.st_uid != 0 or above.st_mode & 0o022 or len(ways) > MOST_LINKS:
+                return False
+            try:
+                target = posix.readlink(way)
+            except OSError:
+                target = b""  # it is none
+            if target:
+                ways.append(target if target[:1] == b"/" else parent + b"/" + target)
+            way = parent
+    return True
 
 
 def number_of_user(name: bytes) -> int:
@@ -245,6 +271,9 @@ def become(command: "list[bytes]", strings: "list[bytes]") -> Failed:
             else:
                 exec_any(candidate, command, strings)
         except OSError as error:
+            if error.errno == 2 and posix.access(candidate, 0):
+                what = text(candidate) + " names an interpreter that is not there"
+                return Failed("not_found", what, "check its first line", 127)
             if error.errno not in ELSEWHERE:
                 return why(error.errno or 0, program)
             worst = 13 if error.errno == 13 else worst
@@ -265,8 +294,6 @@ def exec_any(candidate: bytes, command: "list[bytes]", strings: "list[bytes]") -
 def why(number: int, program: bytes) -> Failed:
     """An error of exec in words, with the status that shells and env(1) give it."""
     name = text(program) or "without a name"
-    if number == 2 and b"/" in program and posix.access(program, 0):
-        return Failed("not_found", name + " names an interpreter that is not there", "check its first line", 127)
     if number in (2, 20, 36):
         return Failed("not_found", "there is no program " + name, "check the name and PATH", 127)
     if number == 7:

@@ -135,6 +135,7 @@ def test_every_option_has_a_twin_in_the_environment(site: Site, commands: Instal
     assert b"NEW_CHECKOUT=true" in run(NEXUS_RUN_SOCKET=path, NEXUS_RUN_FLAGS="1")[1]
     assert b"no user" in run(NEXUS_RUN_SOCKET=path, NEXUS_RUN_AGENT_UID="no-such-user")[2]
     assert b"neither 0 nor 1" in run(NEXUS_RUN_SOCKET=path, NEXUS_RUN_CONFIGS="yes")[2]
+    assert b"no option for NEXUS_RUN_CONFGS" in run(NEXUS_RUN_SOCKET=path, NEXUS_RUN_CONFGS="1")[2]
 
 
 def test_the_socket_of_the_users_own_runtime_directory_is_found(site: Site, commands: Installation) -> None:
@@ -143,6 +144,18 @@ def test_the_socket_of_the_users_own_runtime_directory_is_found(site: Site, comm
     (home / "nexus-agent").symlink_to(home)
     done = commands.run("nexus-run", "printenv", "TLS_CERT", env=environment(XDG_RUNTIME_DIR=str(home)))
     assert Path(done.stdout.decode().strip()).read_text() == PEM
+
+
+def test_a_program_whose_interpreter_is_missing(site: Site, commands: Installation, run_dir: Path) -> None:
+    """It is there, so that it is not is no help."""
+    script = run_dir / "badly-begun"
+    script.write_text("#!/no/such/interpreter\n")
+    script.chmod(0o755)
+    env = environment(PATH=f"{run_dir}:/usr/bin:/bin")
+    for word in ("badly-begun", str(script)):
+        done = commands.run("nexus-run", "--socket", str(site.socket), word, env=env)
+        assert done.returncode == 127
+        assert b"names an interpreter that is not there" in done.stderr
 
 
 def test_a_path_without_a_slash_is_beside_us(site: Site, commands: Installation) -> None:
@@ -178,7 +191,11 @@ def test_a_copy_needs_its_package_beside_it(commands: Installation, site: Site, 
     words = [str(alone), "--socket", str(site.socket), "printenv", "TLS_CERT"]
     done = subprocess.run(words, capture_output=True, env=environment(), check=False)
     assert (done.returncode, done.stdout) == (125, b"")
-    assert done.stderr.startswith(b"nexus-run: incomplete: there is no package nexus_run")
+    assert done.stderr.startswith(b"nexus-run: incomplete: there is no package nexus_run for ")
+    (run_dir / "python3").symlink_to("/usr/bin/python3")  # as where programs and interpreters lie together
+    done = subprocess.run(words, capture_output=True, env=environment(), check=False)
+    assert (done.returncode, done.stderr.count(b"\n")) == (125, 1)
+    assert done.stderr.startswith(b"nexus-run: incomplete: there is no package nexus_run for ")
     shutil.copytree(Path(__file__).parents[2] / "injector" / "nexus_run", run_dir / "nexus_run")
     done = subprocess.run(words, capture_output=True, env=environment(), check=True)
     assert Path(done.stdout.decode().strip()).read_text() == PEM
@@ -191,6 +208,10 @@ def test_an_installation_whose_packages_lie_elsewhere(commands: Installation, si
     shutil.copy(commands.bin / "nexus-run", place)
     (place / "python3").write_text(f'#!/bin/sh\nexec {commands.bin}/python3 "$@"\n')
     (place / "python3").chmod(0o755)
+    shown = with_environment(
+        [b"PATH=/usr/bin:/bin"], str(place / "nexus-run"), "--socket", str(site.socket), "/usr/bin/env"
+    )
+    assert b"LC_CTYPE" not in shown
     other = run_dir / "other"
     other.mkdir()
     (other / "nexus-run").symlink_to(place / "nexus-run")
@@ -199,6 +220,43 @@ def test_an_installation_whose_packages_lie_elsewhere(commands: Installation, si
     assert Path(done.stdout.decode().strip()).read_text() == PEM
     module = commands.run("python3", "-I", "-m", "nexus_run", *words)
     assert Path(module.stdout.decode().strip()).read_text() == PEM
+
+
+@pytest.mark.parametrize("damage", ["cut", "noise", "no source"])
+def test_a_damaged_installation(site: Site, commands: Installation, run_dir: Path, damage: str) -> None:
+    """A compiled file that is cut or noise is passed over; without its source one line says what to do."""
+    place = run_dir / "bin"
+    shutil.copytree(Path(__file__).parents[2] / "injector" / "nexus_run", place / "nexus_run")
+    shutil.copy(commands.bin / "nexus-run", place)
+    words = [str(place / "nexus-run"), "--socket", str(site.socket), "printenv", "TLS_CERT"]
+    env = environment(PATH=f"{commands.bin}:/usr/bin:/bin")
+    first = subprocess.run(words, capture_output=True, env=env, check=True)
+    compiled = next((place / "nexus_run" / "__pycache__").glob("start.*.pyc"))
+    header, body = compiled.read_bytes()[:16], compiled.read_bytes()[16:]
+    if damage == "no source":
+        (place / "nexus_run" / "start.py").write_text("this is no Python\n")
+    else:
+        compiled.write_bytes(header + (body[:400] if damage == "cut" else b"\xff" * 400))
+    done = subprocess.run(words, capture_output=True, env=env, check=False)
+    if damage == "no source":
+        assert (done.returncode, done.stdout) == (125, b"")
+        assert done.stderr.startswith(b"nexus-run: incomplete: SyntaxError in the package of ")
+        assert done.stderr.count(b"\n") == 1
+    else:
+        assert done.stdout == first.stdout
+
+
+def test_the_packages_of_another_python_will_do(site: Site, commands: Installation, run_dir: Path) -> None:
+    """Whatever `python3` is on PATH; and its environment arrives as it was, in the C locale as well."""
+    place = run_dir / "prefix"
+    other = place / "lib" / "python3.99" / "dist-packages"
+    shutil.copytree(Path(__file__).parents[2] / "injector" / "nexus_run", other / "nexus_run")
+    (place / "bin").mkdir()
+    shutil.copy(commands.bin / "nexus-run", place / "bin")
+    strings = [b"PATH=/usr/bin:/bin", b"LC_ALL=C"]
+    words = [str(place / "bin" / "nexus-run"), "--socket", str(site.socket), "/usr/bin/env"]
+    names = [line.partition(b"=")[0] for line in with_environment(strings, *words).splitlines()]
+    assert names == [b"PATH", b"LC_ALL", b"TLS_CERT", b"DB_PASSWORD"]
 
 
 def answering(place: Path, answer: bytes) -> tuple[Path, threading.Thread]:

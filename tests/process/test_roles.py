@@ -108,13 +108,20 @@ while True:
 """
         commands.start("python3", "-c", program, user=STRANGER, cwd=home).await_line(lambda line: True, "out")
         (place / "link").symlink_to(home)
+        roots = Path("/run", f"nexus-test-link-{os.getpid()}")
+        roots.symlink_to(place / "link")  # root's own link, to one that is not root's
         direct = commands.run("nexus-run", "--socket", f"{home}/agent.sock", "printenv", "A", user=APP)
         assert direct.stdout == b"1\n"  # the control: without the link it is a place that root has given to him
         led = commands.run("nexus-run", "--socket", f"{place}/link/agent.sock", "printenv", "A", user=APP)
         assert (led.returncode, led.stdout) == (125, b"")
         assert led.stderr.startswith(b"nexus-run: agent_not_trusted: ")
+        led = commands.run("nexus-run", "--socket", f"{roots}/agent.sock", "printenv", "A", user=APP)
+        assert (led.returncode, led.stdout) == (125, b"")
+        slashes = commands.run("nexus-run", "--socket", f"/{home}//agent.sock", "printenv", "A", user=APP)
+        assert slashes.stdout == b"1\n"
     finally:
         commands.stop_all()
+        roots.unlink(missing_ok=True)
         for path in home.iterdir():
             path.unlink()
         home.rmdir()

@@ -56,7 +56,9 @@ def _runtime(loaded: Settings) -> Finding:
 
 def _socket(loaded: Settings) -> Finding:
     subject = f"socket {loaded.socket.path}"
-    directory = _nearest(loaded.socket.path.parent)
+    directory = loaded.socket.path.parent
+    if not directory.exists():
+        return Finding(subject, "its directory is not there yet, the agent makes it")
     if owner := _of_another(directory):
         return Finding(subject, owner)
     try:

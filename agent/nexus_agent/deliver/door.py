@@ -41,6 +41,7 @@ class Door:
         self._served = served
         self._patience = patience
         self._loop = asyncio.get_running_loop()
+        self._reopening: asyncio.TimerHandle | None = None
         self._silent: dict[socket.socket, asyncio.TimerHandle] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -48,11 +49,15 @@ class Door:
         """Let connections in from now on."""
         self._loop.add_reader(self._listener, self._accept)
 
-    def close(self) -> None:
-        """Let nobody in any more, and those out who have said nothing."""
+    async def close(self, drain: float) -> None:
+        """Let nobody in any more, and those out who have said nothing; an answer on its way has `drain` seconds."""
         self._loop.remove_reader(self._listener)
+        if self._reopening is not None:
+            self._reopening.cancel()
         for connection in list(self._silent):
             self._let_out(connection)
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=drain)
         for task in self._tasks:
             task.cancel()
 
@@ -63,7 +68,7 @@ class Door:
             return
         except OSError:  # no descriptor left: whoever knocks waits at the door, and not this loop on him
             self._loop.remove_reader(self._listener)
-            self._loop.call_later(_FULL_SECONDS, self.open)
+            self._reopening = self._loop.call_later(_FULL_SECONDS, self.open)
             return
         connection.setblocking(False)
         if not self._look(connection):

@@ -61,7 +61,7 @@ class Face:
         try:
             await asyncio.get_running_loop().create_future()
         finally:
-            door.close()
+            await door.close(DRAIN_SECONDS)
             for follower in self._followers:
                 follower.cancel()
             await runner.cleanup()

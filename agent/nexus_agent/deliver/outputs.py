@@ -31,8 +31,14 @@ class FileSecrets:
                 async with asyncio.timeout_at(self._forget_at):
                     state = await self._store.changed(state)
             except TimeoutError:
-                self._forget_at = None
-                self._files.forget_previous()
+                self._forget()
+
+    def _forget(self) -> None:
+        self._forget_at = None
+        try:
+            self._files.forget_previous()
+        except OSError as error:  # the next change tries again
+            self._log.warning("files_not_swept", problem=error.strerror)
 
     def _deliver(self, state: State) -> Delivered:
         secrets = state.snapshot.secrets if state.snapshot else {}
