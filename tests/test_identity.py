@@ -1,6 +1,7 @@
 """Where a key comes from."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -101,3 +102,12 @@ def test_a_variable_is_checked_as_a_file_is(value: str) -> None:
     """It holds one key and nothing else."""
     with pytest.raises(BadSettings, match="holds more than one key"):
         Credential(CredentialSource(SourceKind.VALUE, "env:K", value=Sensitive(value)), "shop").read()
+
+
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo], ids=["directory", "pipe"])
+def test_what_is_no_file(tmp_path: Path, make: Callable[[Path], None]) -> None:
+    """Named as such, and nobody waits for it."""
+    make(tmp_path / "k")
+    (tmp_path / "k").chmod(0o700)
+    with pytest.raises(BadSettings, match="is no regular file"):
+        Credential(CredentialSource(SourceKind.FILE, "file:k", path=tmp_path / "k"), "shop").read()

@@ -276,6 +276,28 @@ def test_whoever_asks_an_agent_needs_none_of_its_keys(tmp_path: Path, monkeypatc
         settings.load(path)
 
 
+def test_without_settings_an_agent_is_looked_for_where_nexus_run_looks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The user's own, if it is there, else the machine's; where the agent would run is another question."""
+    assert settings.socket_path() == Path("/run/nexus-agent/agent.sock")
+    own = tmp_path / "xdg" / "nexus-agent" / "agent.sock"
+    own.parent.mkdir(parents=True)
+    own.touch()
+    assert settings.socket_path() == own
+    monkeypatch.delenv("XDG_RUNTIME_DIR")
+    assert settings.socket_path() == Path("/run/nexus-agent/agent.sock")
+    monkeypatch.setenv("RUNTIME_DIRECTORY", "/run/unit")
+    assert settings.socket_path() == Path("/run/unit/agent.sock")
+    monkeypatch.setenv("NEXUS_AGENT_SOCKET__PATH", "/elsewhere.sock")
+    assert settings.socket_path() == Path("/elsewhere.sock")
+
+
+def test_a_path_that_is_too_long_for_a_socket(tmp_path: Path) -> None:
+    """Also when it only follows from the runtime directory."""
+    assert "too long for a socket" in refused(tmp_path, BASE + f'[runtime]\ndirectory = "/{"x" * 100}"\n')
+
+
 def test_a_value_is_never_repeated(run_dir: Path) -> None:
     """Somebody may have put a key where a name belongs. The file itself lies in memory: disks are searched."""
     for key in ("name", "endpoint", "credential", "environment"):

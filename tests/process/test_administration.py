@@ -127,6 +127,15 @@ def test_where_the_data_lies(commands: Installation, tmp_path: Path) -> None:
         assert expected.stat().st_mode & 0o777 == 0o700
 
 
+def test_a_mistyped_directory_makes_nothing(commands: Installation, tmp_path: Path) -> None:
+    """Only what makes a Nexus makes its directory."""
+    for words in (("service", "list"), ("secret", "list", "shop"), ("audit",), ("flag", "set", "shop", "f", "on")):
+        done = commands.run("nexus-local", *words, "--data", str(tmp_path / "typo"))
+        assert done.returncode == 78
+        assert f"{tmp_path}/typo: there is no Nexus".encode() in done.stderr
+        assert not (tmp_path / "typo").exists()
+
+
 @pytest.mark.parametrize("listen", ["127.0.0.1:0", "[::1]:0", "unix"])
 def test_where_it_listens(commands: Installation, run_dir: Path, listen: str) -> None:
     """The endpoint that is printed is the one that an agent can be given."""

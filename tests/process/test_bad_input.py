@@ -38,7 +38,7 @@ def test_a_wrong_key(commands: Installation, local: Local, run_dir: Path) -> Non
     checked = commands.run("nexus-agent", "check", "--config", str(config))
     assert checked.returncode == 1
     assert b"FAIL" in checked.stdout
-    assert b"401" in checked.stdout
+    assert b"401: the key is wrong or has been revoked; put a valid one" in checked.stdout
     got = commands.run("nexus-agent", "get", "db:password", "--config", str(config))
     assert (got.returncode, got.stdout) == (75, b"")
     assert b"wxs_wrong" not in done.stderr + checked.stdout + checked.stderr + got.stderr
@@ -217,6 +217,9 @@ def test_check_finds_what_run_would_refuse(commands: Installation, local: Local,
     assert checked.returncode == 1
     assert b"would be made on a disk" in checked.stdout
     assert not Path("/var/tmp", run_dir.name).exists()
+    fresh = settings_file(run_dir, settings_text(local, Path("/dev/shm", f"{run_dir.name}-new"), key))
+    checked = commands.run("nexus-agent", "check", "--config", str(fresh))
+    assert checked.returncode == 0, checked.stdout  # a place that the agent makes for itself
     exposed = settings_file(run_dir, settings_text(local, run_dir, key, f'[socket]\npath = "{run_dir}/open/a.sock"'))
     checked = commands.run("nexus-agent", "check", "--config", str(exposed))
     assert checked.returncode == 1
