@@ -51,16 +51,19 @@ async def test_each_generation_and_what_was_before_it(run_dir: Path) -> None:
     await asyncio.gather(delivering, return_exceptions=True)
 
 
-async def test_a_failure_is_told_and_ends_by_itself(run_dir: Path) -> None:
+@pytest.mark.parametrize("taken", ["files", "."], ids=["its own", "that of its parent"])
+async def test_a_failure_is_told_and_ends_by_itself(run_dir: Path, taken: str) -> None:
     """The directory's place is taken; at the next answer of Nexus it is free again."""
     store = Store(State("shop", "test", "https://h"))
-    target = run_dir / "files"
-    target.write_text("in the way")
+    target = run_dir / "shop" / "files"
+    in_the_way = target.parent / taken
+    in_the_way.parent.mkdir(exist_ok=True)
+    in_the_way.write_text("in the way")
     delivering = asyncio.create_task(FileSecrets(store, Files(target, Access()), log.get("t")).run())
     async with asyncio.timeout(10):
         store.publish(snapshot(a="1"), 1.0)
         assert "cannot be written" in (await until_delivered(store)).files.problem
-        target.unlink()
+        in_the_way.unlink()
         store.validated(2.0)
         while not store.current().has_files:
             await store.changed(store.current())

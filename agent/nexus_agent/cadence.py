@@ -252,8 +252,9 @@ def _condition(state: State, verdict: Verdict, now: float) -> Condition:
 def _told(verdict: Verdict) -> float:
     if verdict.outcome is Outcome.QUARANTINED:
         # One that is over already was measured by a clock that is wrong, here or there.
-        readable = verdict.wait is not None and verdict.wait > 0
-        return min(verdict.wait or 0.0, QUARANTINE_MAX) if readable else QUARANTINE_UNREADABLE
+        if verdict.wait is None or verdict.wait <= 0:
+            return QUARANTINE_UNREADABLE
+        return min(verdict.wait, QUARANTINE_MAX)
     wait = BACKOFF_CAP if verdict.wait is None else verdict.wait
     return min(max(wait, RETRY_AFTER_MIN), RETRY_AFTER_MAX)
 

@@ -6,13 +6,18 @@ from pathlib import Path
 from nexus_agent.errors import BadSettings
 
 
+def make_passable(directory: Path) -> None:
+    """Make `directory`, if it is missing, such that every reader may pass through, whatever the umask is. Raises
+    `OSError`."""
+    if not directory.is_dir():
+        directory.mkdir(mode=0o700, parents=True)
+        directory.chmod(0o755)
+
+
 def make(directory: Path, advice: str) -> None:
-    """Make `directory`, if it is missing, such that every reader may pass through, whatever the umask is; and require
-    that it is ours alone. Raises `BadSettings` with `advice` on what to do."""
+    """The same, and require that it is ours alone. Raises `BadSettings` with `advice` on what to do."""
     try:
-        if not directory.is_dir():
-            directory.mkdir(mode=0o700, parents=True)
-            directory.chmod(0o755)
+        make_passable(directory)
     except OSError as error:
         raise BadSettings(f"{directory}: cannot be made: {error.strerror}", advice) from None
     require_own(directory, advice)

@@ -108,7 +108,7 @@ class Files:
         return next(p for suffix in suffixes if not (p := self._target / f"..{generation}{suffix}").exists())
 
     def _prepare(self) -> None:
-        directories.make(self._target.parent, "give it back to the agent's user")
+        directories.make_passable(self._target.parent)
         self._target.mkdir(mode=0o700, exist_ok=True)
         descriptor = os.open(self._target, _DIRECTORY_FLAGS)
         try:
